@@ -1,0 +1,3 @@
+//! Runs a node's VirtualMachines as libvirt domains.
+
+fn main() {}

@@ -1,0 +1,9 @@
+//! The `kubevirt.io/v1alpha1` kinds: wire types, defaults, admission rules, and the names of labels, annotations and events.
+//!
+//! Pure: no client, no async, no I/O. Clients written for KubeVirt v0.5.0 must work against these types unchanged.
+
+pub mod names;
+pub mod quantity;
+pub mod v1alpha1;
+
+pub use quantity::Quantity;

@@ -1,0 +1,40 @@
+//! The names that are part of the wire contract: groups, finalizers, labels, annotations, event reasons.
+
+/// API group of both kinds.
+pub const GROUP: &str = "kubevirt.io";
+/// API version of both kinds.
+pub const VERSION: &str = "v1alpha1";
+/// `apiVersion` of both kinds.
+pub const API_VERSION: &str = "kubevirt.io/v1alpha1";
+/// API group of the streaming subresources (console, vnc).
+pub const SUBRESOURCE_GROUP: &str = "subresources.kubevirt.io";
+
+/// Finalizer on every VirtualMachine: removed by the node's agent once the domain is gone, by the controller if it was never bound.
+pub const VM_FINALIZER: &str = "foregroundDeleteVirtualMachine";
+/// Finalizer on every OfflineVirtualMachine that has ever had a VirtualMachine: removed by the controller.
+pub const OVM_FINALIZER: &str = "offlinevirtualmachine.kubevirt.io/cascade";
+/// The garbage collector's finalizer while it orphans the dependents of an object.
+pub const ORPHAN_FINALIZER: &str = "orphan";
+
+/// Label on a bound VirtualMachine: its node's name. `status.nodeName` is authoritative.
+pub const NODE_NAME_LABEL: &str = "kubevirt.io/nodeName";
+/// Label on a Node: `true` while its agent accepts new guests.
+pub const SCHEDULABLE_LABEL: &str = "kubevirt.io/schedulable";
+/// Annotation on a Node: when its agent last said that it lives (RFC 3339).
+pub const HEARTBEAT_ANNOTATION: &str = "kubevirt.io/heartbeat";
+/// Taint on a Node without a kubelet, so that no pod lands there. Placement ignores it.
+pub const HYPERVISOR_TAINT: &str = "kubevirt.io/hypervisor";
+/// Taint by which an administrator says that a node is really off (F1).
+pub const OUT_OF_SERVICE_TAINT: &str = "node.kubernetes.io/out-of-service";
+/// Annotation on a Node: share of memory and CPU kept for guests (a quantity of memory).
+pub const RESERVED_FOR_GUESTS_ANNOTATION: &str = "kubevirt.io/reserved-memory";
+/// Namespace that holds our Leases, one a node, named after it.
+pub const SYSTEM_NAMESPACE: &str = "kubevirt-system";
+
+/// XML namespace of our domain metadata, and the `kubevirt.io` namespace of domain XML since KubeVirt's first release.
+pub const DOMAIN_METADATA_NAMESPACE: &str = "http://kubevirt.io";
+
+/// `source.component` of the controller's events.
+pub const CONTROLLER_COMPONENT: &str = "offlinevirtualmachine-controller";
+/// `source.component` of the agent's events (KubeVirt's name for it).
+pub const AGENT_COMPONENT: &str = "virt-handler";

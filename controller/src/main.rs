@@ -1,0 +1,3 @@
+//! Reconciles OfflineVirtualMachines to VirtualMachines.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Typed libvirt domain XML: rendered from a VirtualMachine, and read back.

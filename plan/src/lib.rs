@@ -1,0 +1,1 @@
+//! Every decision, pure: cluster, node, and the simulation of both.

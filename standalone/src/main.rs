@@ -1,0 +1,3 @@
+//! API server, controller and agent in one process on one host.
+
+fn main() {}

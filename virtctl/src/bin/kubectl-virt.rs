@@ -1,0 +1,3 @@
+//! `kubectl-virt`: virtctl as a kubectl plugin (`kubectl virt`).
+
+fn main() {}

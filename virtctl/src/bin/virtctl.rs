@@ -1,0 +1,3 @@
+//! `virtctl`: the command line for virtual machines.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! The command line for virtual machines, one file per verb.

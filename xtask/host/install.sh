@@ -1,0 +1,65 @@
+#!/usr/bin/env bash
+# Installs what the project needs from Debian: libvirt, QEMU and the tools that build and test it. Does nothing where all of it is there.
+# usage: xtask/host/install.sh   (root, Debian 12 or newer)
+set -euo pipefail
+
+# libvirt and QEMU come from one suite, or the client library and the daemon disagree. Backports on Debian 12: 11.3 and 10.0.
+VIRT_PACKAGES=(libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients libvirt-dev libvirt0 qemu-system-x86 qemu-utils)
+TOOL_PACKAGES=(tini libxml2-utils pkg-config gcc libc6-dev make curl ca-certificates strace socat iproute2 openssl
+  busybox-static syslinux syslinux-common mtools dosfstools cpio gzip xz-utils zstd kmod)
+
+. /etc/os-release
+say() { printf 'install: %s\n' "$*"; }
+die() { printf 'install: %s\n' "$*" >&2; exit 1; }
+
+missing() {
+  for p in "${VIRT_PACKAGES[@]}" "${TOOL_PACKAGES[@]}"; do
+    dpkg-query -W -f '${db:Status-Status}\n' "$p" 2>/dev/null | grep -qx installed || printf '%s\n' "$p"
+  done
+}
+
+# The first Debian archive that this machine already uses: "URI signed-by". Reads both forms of apt's sources.
+debian_source() {
+  awk -v suite="$VERSION_CODENAME" '
+    FNR == 1 { uri = ""; key = "" }
+    /^$/ { uri = ""; key = "" }
+    /^URIs:/ { uri = $2 }
+    /^Signed-By:/ { key = $2 }
+    /^Suites:/ { for (i = 2; i <= NF; i++) if ($i == suite) hit = 1 }
+    /^deb / { line = $0; signed = ""; if (match(line, /signed-by=[^] ]+/)) signed = substr(line, RSTART + 10, RLENGTH - 10); sub(/\[[^]]*\] */, "", line); split(line, f, " "); if (f[3] == suite) { print f[2], signed; exit } }
+    hit && uri != "" && key != "" { print uri, key; exit }
+  ' /etc/apt/sources.list.d/*.sources /etc/apt/sources.list.d/*.list /etc/apt/sources.list 2>/dev/null || true
+}
+
+todo=$(missing)
+if [ -z "$todo" ]; then say "everything is installed"; exit 0; fi
+[ "$(id -u)" = 0 ] || die "not installed: $(echo $todo); run as root, or install these by hand"
+command -v apt-get >/dev/null || die "no apt-get here; install libvirt >= 11, QEMU >= 8 and: ${TOOL_PACKAGES[*]}"
+say "installing: $(echo $todo)"
+
+export DEBIAN_FRONTEND=noninteractive
+suite_args=()
+if [ "${ID:-}" = debian ] && [ "${VERSION_CODENAME:-}" = bookworm ]; then
+  read -r uri key < <(debian_source) || true
+  [ -n "${uri:-}" ] || die "no apt source for $VERSION_CODENAME found in /etc/apt; add one, so that $VERSION_CODENAME-backports can be derived from it"
+  {
+    printf 'Types: deb\nURIs: %s\nSuites: %s-backports\nComponents: main\n' "$uri" "$VERSION_CODENAME"
+    [ -z "${key:-}" ] || printf 'Signed-By: %s\n' "$key"
+  } > /etc/apt/sources.list.d/ovm-backports.sources
+  suite_args=(-t "$VERSION_CODENAME-backports")
+fi
+
+# A package's start script must not start a daemon where there is no init to own it.
+policy=/usr/sbin/policy-rc.d
+made_policy=
+if [ ! -d /run/systemd/system ] && [ ! -e $policy ]; then
+  printf '#!/bin/sh\nexit 101\n' > $policy; chmod +x $policy; made_policy=1
+fi
+trap '[ -z "$made_policy" ] || rm -f "$policy"' EXIT
+
+apt-get update -qq
+apt-get install -y -qq --no-install-recommends "${suite_args[@]}" "${VIRT_PACKAGES[@]}" >/dev/null
+apt-get install -y -qq --no-install-recommends "${TOOL_PACKAGES[@]}" >/dev/null
+todo=$(missing)
+[ -z "$todo" ] || die "still missing after apt-get install: $(echo $todo)"
+say "libvirt $(libvirtd --version | grep -oE '[0-9.]+$'), QEMU $(qemu-system-x86_64 --version | grep -oE '[0-9]+\.[0-9.]+' | head -n 1)"
