@@ -2,8 +2,11 @@
 //!
 //! Pure: no client, no async, no I/O. Clients written for KubeVirt v0.5.0 must work against these types unchanged.
 
+pub mod admission;
+pub mod crd;
 pub mod names;
 pub mod quantity;
 pub mod v1alpha1;
+pub mod validated;
 
 pub use quantity::Quantity;

@@ -45,7 +45,6 @@ pub struct VirtualMachineTemplate {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metadata: Option<TemplateMetadata>,
     /// What the guest is.
-    #[serde(default)]
     pub spec: VirtualMachineSpec,
 }
 
