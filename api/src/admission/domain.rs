@@ -8,8 +8,8 @@ use super::{Faults, given};
 use crate::Quantity;
 use crate::v1alpha1::{DomainSpec, FeatureHyperv, FeatureState, VirtualMachineSpec};
 use crate::validated::{
-    Apic, ClockBase, Hyperv, TickPolicy, TimerSetting, TimerTrack, ValidatedClock, ValidatedFeatures, ValidatedWatchdog,
-    WatchdogAction,
+    Apic, ClockBase, Hyperv, TickPolicy, TimerSetting, TimerTrack, ValidatedClock, ValidatedFeatures,
+    ValidatedWatchdog, WatchdogAction,
 };
 
 /// Memory of a guest that asks for none: KubeVirt v0.5.0's default.
@@ -52,7 +52,9 @@ pub(super) fn machine(domain: &DomainSpec, path: &str, faults: &mut Faults) -> M
         let field = format!("{path}.domain.machine.type");
         faults.invalid(
             &field,
-            format!("{field} '{type_}' is not a machine type; use one that the node offers, such as q35, or leave it empty."),
+            format!(
+                "{field} '{type_}' is not a machine type; use one that the node offers, such as q35, or leave it empty."
+            ),
         );
     }
     let family = if type_.is_none_or(|t| t.contains("q35")) { MachineFamily::Q35 } else { MachineFamily::Pc };
@@ -177,9 +179,13 @@ pub(super) fn clock(domain: &DomainSpec, path: &str, faults: &mut Faults) -> Val
             ClockBase::Utc { offset_seconds: 0 }
         }
         (None, Some(zone)) => {
-            if zone.len() > 64 || !zone.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '/' | '_' | '+' | '-')) {
+            if zone.len() > 64 || !zone.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '/' | '_' | '+' | '-'))
+            {
                 let field = format!("{base_path}.timezone");
-                faults.invalid(&field, format!("{field} '{zone}' is not the name of a time zone, such as Europe/Berlin."));
+                faults.invalid(
+                    &field,
+                    format!("{field} '{zone}' is not the name of a time zone, such as Europe/Berlin."),
+                );
             }
             ClockBase::Timezone(zone.to_owned())
         }

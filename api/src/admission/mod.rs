@@ -91,9 +91,10 @@ pub fn validate_virtual_machine(new: &VirtualMachine, old: Option<&VirtualMachin
         if is_bound(old) {
             return vec![Cause {
                 reason: FIELD_VALUE_FORBIDDEN,
-                message: "spec does not change once the VirtualMachine is bound to a node; change spec.template of its \
+                message:
+                    "spec does not change once the VirtualMachine is bound to a node; change spec.template of its \
                           OfflineVirtualMachine, or delete the VirtualMachine and create it anew."
-                    .to_owned(),
+                        .to_owned(),
                 field: "spec".to_owned(),
             }];
         }

@@ -31,10 +31,8 @@ pub(super) fn volumes(spec: &VirtualMachineSpec, path: &str, faults: &mut Faults
     for (index, volume) in list.iter().enumerate() {
         let field = format!("{base}[{index}]");
         if let Some(other) = seen.get(volume.name.as_str()) {
-            faults.invalid(
-                format!("{field}.name"),
-                format!("{field} and {base}[{other}] must not have the same Name."),
-            );
+            faults
+                .invalid(format!("{field}.name"), format!("{field} and {base}[{other}] must not have the same Name."));
         } else {
             seen.insert(volume.name.as_str(), index);
         }
@@ -140,7 +138,10 @@ fn object_name(field: &str, name: &str, faults: &mut Faults) {
 fn image_name(field: &str, name: &str, faults: &mut Faults) {
     let fits = name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '/' | ':' | '@'));
     if name.is_empty() || name.len() > MAX_IMAGE_NAME || !fits {
-        faults.invalid(field, format!("{field} '{name}' is not the name of an image, such as example.org/disks/debian:12."));
+        faults.invalid(
+            field,
+            format!("{field} '{name}' is not the name of an image, such as example.org/disks/debian:12."),
+        );
     }
 }
 
@@ -163,10 +164,8 @@ pub(super) fn disks(
     for (index, disk) in list.iter().enumerate() {
         let field = format!("{base}[{index}]");
         if let Some(other) = names.get(disk.name.as_str()) {
-            faults.invalid(
-                format!("{field}.name"),
-                format!("{field} and {base}[{other}] must not have the same Name."),
-            );
+            faults
+                .invalid(format!("{field}.name"), format!("{field} and {base}[{other}] must not have the same Name."));
         } else {
             names.insert(disk.name.as_str(), index);
         }
@@ -218,10 +217,7 @@ fn device(
             faults.invalid(&field, format!("{field} can only be mapped to a PersistentVolumeClaim volume."));
         }
         let bus = bus(lun.bus.as_ref(), &format!("{field}.lun"), machine, &[DiskBus::Scsi, DiskBus::Virtio], faults);
-        return Some(DiskDevice::Lun {
-            bus: bus.unwrap_or(DiskBus::Scsi),
-            readonly: lun.readonly.unwrap_or(false),
-        });
+        return Some(DiskDevice::Lun { bus: bus.unwrap_or(DiskBus::Scsi), readonly: lun.readonly.unwrap_or(false) });
     }
     if let Some(floppy) = &disk.floppy {
         let tray = tray(floppy.tray.as_ref(), &format!("{field}.floppy"), faults);

@@ -38,10 +38,11 @@ fn every_field_has_a_description() {
 #[test]
 fn required_is_what_the_contract_says() {
     let required = |pointer: &str, kind: usize| {
-        let mut names: Vec<String> = schemas()[kind].1.pointer(pointer).unwrap_or_else(|| panic!("{pointer}"))["required"]
-            .as_array()
-            .map(|a| a.iter().map(|v| v.as_str().unwrap().to_owned()).collect())
-            .unwrap_or_default();
+        let mut names: Vec<String> =
+            schemas()[kind].1.pointer(pointer).unwrap_or_else(|| panic!("{pointer}"))["required"]
+                .as_array()
+                .map(|a| a.iter().map(|v| v.as_str().unwrap().to_owned()).collect())
+                .unwrap_or_default();
         names.sort();
         names
     };
@@ -71,7 +72,10 @@ fn nulls_of_old_clients_are_normal_input() {
 #[test]
 fn lists_take_more_than_the_admission_limit() {
     let vm = &schemas()[1].1;
-    for pointer in ["/properties/spec/properties/domain/properties/devices/properties/disks", "/properties/spec/properties/volumes"] {
+    for pointer in [
+        "/properties/spec/properties/domain/properties/devices/properties/disks",
+        "/properties/spec/properties/volumes",
+    ] {
         assert_eq!(vm.pointer(pointer).unwrap()["maxItems"], 1024, "{pointer}");
         assert_eq!(vm.pointer(pointer).unwrap()["x-kubernetes-list-type"], "atomic", "{pointer}");
     }
