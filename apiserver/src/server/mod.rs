@@ -71,9 +71,8 @@ impl ApiServer {
         let listener = tokio::net::TcpListener::bind(self.core.options.listen)
             .await
             .map_err(|source| StartError::Bind { address: self.core.options.listen, source })?;
-        let local_addr = listener
-            .local_addr()
-            .map_err(|source| StartError::Bind { address: self.core.options.listen, source })?;
+        let local_addr =
+            listener.local_addr().map_err(|source| StartError::Bind { address: self.core.options.listen, source })?;
         Ok(Endpoint { local_addr, kubeconfig: self.core.data_dir.path().join("kubeconfig") })
     }
 
