@@ -92,13 +92,10 @@ fn rules_of_the_contract() {
         "spec.volumes[1].name",
         "spec.volumes[1] and spec.volumes[0] must not have the same Name.",
     );
-    for volume in [json!({"name": "v"}), json!({"name": "v", "emptyDisk": {"capacity": "1M"}, "registryDisk": {"image": "x"}})]
+    for volume in
+        [json!({"name": "v"}), json!({"name": "v", "emptyDisk": {"capacity": "1M"}, "registryDisk": {"image": "x"}})]
     {
-        refused(
-            with("/volumes/2", volume),
-            "spec.volumes[2]",
-            "spec.volumes[2] must have exactly one source type set",
-        );
+        refused(with("/volumes/2", volume), "spec.volumes[2]", "spec.volumes[2] must have exactly one source type set");
     }
     let seed = "/volumes/1/cloudInitNoCloud";
     let field = "spec.volumes[1].cloudInitNoCloud";
@@ -149,10 +146,18 @@ fn values_that_no_guest_could_have() {
         ("/clock", json!({"timer": {"rtc": {"tickPolicy": "discard"}}}), "clock.timer.rtc.tickPolicy"),
         ("/clock", json!({"timer": {"rtc": {"track": "moon"}}}), "clock.timer.rtc.track"),
         ("/features", json!({"hyperv": {"spinlocks": {"spinlocks": 1}}}), "features.hyperv.spinlocks.spinlocks"),
-        ("/features", json!({"hyperv": {"vendorid": {"vendorid": "thirteen-char"}}}), "features.hyperv.vendorid.vendorid"),
+        (
+            "/features",
+            json!({"hyperv": {"vendorid": {"vendorid": "thirteen-char"}}}),
+            "features.hyperv.vendorid.vendorid",
+        ),
         ("/features", json!({"hyperv": {"synic": {}}}), "features.hyperv.synic"),
         ("/devices/watchdog", json!({"name": "W_1"}), "devices.watchdog.name"),
-        ("/devices/watchdog", json!({"name": "w", "i6300esb": {"action": "explode"}}), "devices.watchdog.i6300esb.action"),
+        (
+            "/devices/watchdog",
+            json!({"name": "w", "i6300esb": {"action": "explode"}}),
+            "devices.watchdog.i6300esb.action",
+        ),
         ("/devices/disks/0/disk", json!({"bus": "scsy"}), "devices.disks[0].disk.bus"),
         ("/devices/disks/0/disk", json!({"bus": "ide"}), "devices.disks[0].disk.bus"),
         ("/devices/disks/0/name", json!("my_disk"), "devices.disks[0].name"),
@@ -217,7 +222,11 @@ fn paths_are_those_of_the_kind() {
         "spec": {"running": false, "template": {"spec": bad}}});
     let causes = validate("OfflineVirtualMachine", &ovm, None);
     assert_eq!(causes[0].field, "spec.template.spec.domain.devices.disks[0].volumeName");
-    assert_eq!(validate("OfflineVirtualMachine", &ovm, Some(&ovm)), [], "an update that leaves the template alone passes");
+    assert_eq!(
+        validate("OfflineVirtualMachine", &ovm, Some(&ovm)),
+        [],
+        "an update that leaves the template alone passes"
+    );
 
     let none = json!({"metadata": meta, "spec": {"running": false}});
     let causes = validate("OfflineVirtualMachine", &none, None);
