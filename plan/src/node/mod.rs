@@ -1,0 +1,22 @@
+//! A guest's life on its node: from what the API wants and what libvirt shows to the next few steps.
+//!
+//! ```text
+//!  bound ──► disks ready ──► [S4 reads, /proc] ──► defined ─► published ─► journalled ─► started ──► running
+//!                                                                                                     │ ends, or is told to
+//!  gone ◄── finalizer dropped ◄── disks cleaned ◄── undefined ◄── final state reported ◄── [/proc] ◄──┘
+//! ```
+//!
+//! `plan_guest` decides for one guest, `plan_orphans` for all guests without an object at once. Nothing here acts: the agent
+//! executes the steps in order, stops at the first that fails, then observes and plans again. At most one step of a plan destroys
+//! something. The rules (S4, E1, ...) are those of the protocol between controller, agents and API.
+
+mod desired;
+mod observed;
+mod step;
+
+pub use desired::{DesiredGuest, FreshVm, GuestKey, NodeView, OvmFacts, OvmView, StartCheck, VmFacts};
+pub use observed::{
+    DisksState, DomainFacts, DomainSlot, DomainState, JournalFacts, ObservedGuest, OrphanGuard, PausedReason, ProcLook, ShutOffReason,
+    StartRecord, Trouble,
+};
+pub use step::{EventType, FinalState, GuestEvent, Look, NodePlan, Report, StatusWrite, Step};

@@ -1,0 +1,216 @@
+//! What the node shows of a guest: its domain, its process, its disks, and what the agent remembers on disk and in memory.
+
+use std::time::Duration;
+
+use api::v1alpha1::{AbiStatus, InterfaceStatus};
+use jiff::Timestamp;
+
+use super::FinalState;
+
+/// Everything that the node shows of one guest.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ObservedGuest {
+    /// Name of this node.
+    pub node_name: String,
+    /// What holds the guest's domain name in libvirt.
+    pub slot: DomainSlot,
+    /// Whether a QEMU process of this guest lives, whatever libvirt says.
+    pub proc: ProcLook,
+    /// What the agent's journal on disk says of this guest, one entry a VM UID.
+    pub journal: Vec<JournalFacts>,
+    /// Files of the guest below the agent's data directory.
+    pub disks: DisksState,
+    /// The ABI that the guest would be defined with: machine type already resolved by libvirt's capabilities. Err: the guest cannot be
+    /// rendered here (a bad spec, emulation refused); the trouble says why.
+    pub wanted_abi: Option<Result<AbiStatus, Trouble>>,
+    /// The step that failed last, if nothing succeeded since.
+    pub trouble: Option<Trouble>,
+    /// When ACPI shutdown was last asked for, by this agent process.
+    pub last_signal: Option<Timestamp>,
+    /// libvirt reported a guest panic for this run to this agent process.
+    pub panic_seen: bool,
+    /// What the last pass over all guests without an object decided (E6).
+    pub guard: OrphanGuard,
+}
+
+/// What holds the guest's domain name.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum DomainSlot {
+    /// libvirt does not answer.
+    #[default]
+    Unknown,
+    /// No domain has that name.
+    Free,
+    /// A domain of this installation and node.
+    Ours(Box<DomainFacts>),
+    /// A domain that is not ours to touch. The text names it and its owner.
+    Foreign(String),
+}
+
+/// A domain of ours, with what its metadata says.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DomainFacts {
+    /// UID of the VirtualMachine that it was defined for.
+    pub vm_uid: String,
+    /// State and reason, as libvirt reports them.
+    pub state: DomainState,
+    /// libvirt's number for this run: a new one at each start, none while shut off.
+    pub run_id: Option<u32>,
+    /// Grace period from the metadata: all that is left of an orphan's spec.
+    pub grace: Duration,
+    /// When the grace period of a stop that has begun is over, from the metadata.
+    pub deadline: Option<Timestamp>,
+    /// Firmware UUID and machine type as libvirt settled them.
+    pub abi: AbiStatus,
+    /// Network interfaces, with the addresses that others can reach.
+    pub interfaces: Vec<InterfaceStatus>,
+}
+
+/// State of a domain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DomainState {
+    /// The guest runs, or waits for a resource.
+    Running,
+    /// The guest's processors stand still.
+    Paused(PausedReason),
+    /// The guest suspended itself to memory.
+    Suspended,
+    /// The guest is being shut down; QEMU still lives.
+    ShuttingDown,
+    /// QEMU was kept after a crash (`on_crash=preserve`).
+    CrashedKept,
+    /// No QEMU.
+    ShutOff(ShutOffReason),
+    /// A state that this version does not know; the number is libvirt's.
+    Other(u32),
+}
+
+impl DomainState {
+    /// Whether libvirt holds a QEMU process for the domain. An unknown state counts as one: nothing is started over it.
+    pub fn is_active(self) -> bool {
+        !matches!(self, Self::ShutOff(_))
+    }
+}
+
+/// Why a domain is paused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PausedReason {
+    /// Not started yet: the start is under way.
+    StartingUp,
+    /// An administrator paused it.
+    User,
+    /// A disk failed.
+    IoError,
+    /// The watchdog fired.
+    Watchdog,
+    /// The guest panicked; libvirt is about to act on it.
+    Crashed,
+    /// Another reason; the number is libvirt's.
+    Other(u32),
+}
+
+/// Why a domain is shut off, in libvirt's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ShutOffReason {
+    /// libvirt was restarted since, and forgot.
+    Unknown,
+    /// The guest powered off, or QEMU got SIGTERM.
+    Shutdown,
+    /// Somebody destroyed it.
+    Destroyed,
+    /// QEMU died, or the guest panicked.
+    Crashed,
+    /// Moved to another host.
+    Migrated,
+    /// Saved to a file.
+    Saved,
+    /// QEMU did not start.
+    Failed,
+    /// Reverted to a snapshot.
+    FromSnapshot,
+    /// libvirt cut the start short: it never ran.
+    Daemon,
+    /// Another reason; the number is libvirt's.
+    Other(u32),
+}
+
+/// Whether a QEMU process of a guest lives.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ProcLook {
+    /// Not looked.
+    #[default]
+    NotLooked,
+    /// /proc could not be read. The text says why.
+    Failed(String),
+    /// No process has the guest's UUID.
+    Clear,
+    /// A QEMU with this guest's UUID and domain name.
+    Hit {
+        /// Its process id.
+        pid: u32,
+    },
+    /// A QEMU of another domain with the same UUID.
+    OtherGuest {
+        /// Its process id.
+        pid: u32,
+        /// The domain's name, as its command line gives it.
+        domain: String,
+    },
+}
+
+/// What the journal says of one VM UID.
+#[derive(Clone, Debug, PartialEq)]
+pub struct JournalFacts {
+    /// The VM UID.
+    pub vm_uid: String,
+    /// A start was journalled (S5).
+    pub start: Option<StartRecord>,
+    /// A final state that may not be in the API yet (E2).
+    pub end: Option<FinalState>,
+}
+
+/// A start, as journalled just before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StartRecord {
+    /// The host has not booted since.
+    pub this_boot: bool,
+    /// The start call is known to have come to its end: it returned, or it was settled (S6). False if the call ran into its deadline, or the
+    /// agent that made it died.
+    pub settled: bool,
+    /// libvirt's number for the run that the call started, where it is known.
+    pub run_id: Option<u32>,
+}
+
+/// Files of the guest.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DisksState {
+    /// VM UID whose disks this agent process prepared in full.
+    pub ready_for: Option<String>,
+    /// VM UIDs of this guest that have files on the node.
+    pub present: Vec<String>,
+}
+
+/// Why a guest cannot be brought about right now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// One CamelCase word, for conditions.
+    pub reason: String,
+    /// For people: what failed, and what to do.
+    pub message: String,
+    /// When it failed last.
+    pub at: Timestamp,
+    /// How often in a row.
+    pub failures: u32,
+}
+
+/// What the pass over all orphans decided for this one (E6).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum OrphanGuard {
+    /// No pass has looked at this guest since it became an orphan.
+    #[default]
+    Unasked,
+    /// It may go.
+    Clear,
+    /// Too many would go at once. The text is for the administrator.
+    Held(String),
+}
