@@ -16,7 +16,7 @@ mod step;
 
 pub use desired::{DesiredGuest, FreshVm, GuestKey, NodeView, OvmFacts, OvmView, StartCheck, VmFacts};
 pub use observed::{
-    DisksState, DomainFacts, DomainSlot, DomainState, JournalFacts, ObservedGuest, OrphanGuard, PausedReason, ProcLook, ShutOffReason,
-    StartRecord, Trouble,
+    DisksState, DomainFacts, DomainSlot, DomainState, JournalFacts, ObservedGuest, OrphanGuard, PausedReason, ProcLook,
+    ShutOffReason, StartRecord, Trouble,
 };
 pub use step::{EventType, FinalState, GuestEvent, Look, NodePlan, Report, StatusWrite, Step};
