@@ -9,6 +9,7 @@ TOOL_PACKAGES=(tini libxml2-utils pkg-config gcc libc6-dev make curl ca-certific
   busybox-static syslinux syslinux-common mtools dosfstools cpio gzip xz-utils zstd kmod)
 
 . /etc/os-release
+. "$(dirname "${BASH_SOURCE[0]}")/debian-source.sh"
 say() { printf 'install: %s\n' "$*"; }
 die() { printf 'install: %s\n' "$*" >&2; exit 1; }
 
@@ -16,19 +17,6 @@ missing() {
   for p in "${VIRT_PACKAGES[@]}" "${TOOL_PACKAGES[@]}"; do
     dpkg-query -W -f '${db:Status-Status}\n' "$p" 2>/dev/null | grep -qx installed || printf '%s\n' "$p"
   done
-}
-
-# The first Debian archive that this machine already uses: "URI signed-by". Reads both forms of apt's sources.
-debian_source() {
-  awk -v suite="$VERSION_CODENAME" '
-    FNR == 1 { uri = ""; key = "" }
-    /^$/ { uri = ""; key = "" }
-    /^URIs:/ { uri = $2 }
-    /^Signed-By:/ { key = $2 }
-    /^Suites:/ { for (i = 2; i <= NF; i++) if ($i == suite) hit = 1 }
-    /^deb / { line = $0; signed = ""; if (match(line, /signed-by=[^] ]+/)) signed = substr(line, RSTART + 10, RLENGTH - 10); sub(/\[[^]]*\] */, "", line); split(line, f, " "); if (f[3] == suite) { print f[2], signed; exit } }
-    hit && uri != "" && key != "" { print uri, key; exit }
-  ' /etc/apt/sources.list.d/*.sources /etc/apt/sources.list.d/*.list /etc/apt/sources.list 2>/dev/null || true
 }
 
 todo=$(missing)
@@ -40,7 +28,7 @@ say "installing: $(echo $todo)"
 export DEBIAN_FRONTEND=noninteractive
 suite_args=()
 if [ "${ID:-}" = debian ] && [ "${VERSION_CODENAME:-}" = bookworm ]; then
-  read -r uri key < <(debian_source) || true
+  read -r uri key < <(debian_source "$VERSION_CODENAME") || true
   [ -n "${uri:-}" ] || die "no apt source for $VERSION_CODENAME found in /etc/apt; add one, so that $VERSION_CODENAME-backports can be derived from it"
   {
     printf 'Types: deb\nURIs: %s\nSuites: %s-backports\nComponents: main\n' "$uri" "$VERSION_CODENAME"

@@ -1,0 +1,105 @@
+#!/usr/bin/env bash
+# Builds the demo guest: a bootable disk with a Debian kernel, busybox and the init of xtask/guest/root, small enough for 64M of memory.
+# usage: xtask/guest/build.sh [OUTPUT_DIR]    (default target/guest)
+# Leaves OUTPUT_DIR/disk.img (FAT, boots with SeaBIOS from virtio, SATA and IDE), and vmlinuz and initrd.gz, which the KVM probe boots.
+# Does nothing where the disk was built from these very scripts. `FORCE=1` fetches and builds anew.
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+out=${1:-$here/../../target/guest}
+
+# The last Debian with a kernel for i386, which boots in 40 MiB; every amd64 kernel of Debian needs 96.
+SUITE=bookworm
+ARCHITECTURE=i386
+# Drivers of the devices that a VirtualMachine can have. Their dependencies come along.
+MODULES=(virtio_pci virtio_blk virtio_net virtio_rng virtio_balloon virtio_scsi ahci ata_piix ata_generic sd_mod sr_mod floppy
+  isofs vfat nls_cp437 nls_ascii nls_utf8 nls_iso8859-1 button evdev i6300esb pvpanic-mmio e1000 af_packet qemu_fw_cfg)
+# Room for the kernel, the initrd and what the guest notes down: two megabytes more than today's content.
+DISK_SIZE_MIB=12
+# Every time stamp in the image, so that equal inputs give equal bytes.
+export SOURCE_DATE_EPOCH=1700000000
+
+say() { printf 'guest: %s\n' "$*"; }
+die() { printf 'guest: %s\n' "$*" >&2; exit 1; }
+
+for tool in apt-get dpkg-deb depmod cpio mcopy syslinux mkfs.vfat; do
+  command -v "$tool" > /dev/null || PATH=$PATH:/usr/sbin:/sbin command -v "$tool" > /dev/null || die "$tool is not installed; run xtask/host/install.sh"
+done
+PATH=$PATH:/usr/sbin:/sbin
+
+mkdir -p "$out"
+out=$(cd "$out" && pwd)
+inputs=$(cd "$here" && find . ../host/debian-source.sh -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum | cut -d' ' -f1)
+if [ -z "${FORCE:-}" ] && [ -s "$out/disk.img" ] && [ "$(cat "$out/inputs.sha256" 2>/dev/null)" = "$inputs" ]; then
+  say "$out/disk.img is up to date"
+  exit 0
+fi
+rm -f "$out/inputs.sha256"
+work=$(mktemp -d "$out/build.XXXXXX")
+trap 'rm -rf "$work"' EXIT
+
+# 1. Packages, for another architecture than the host's: kept, so that a change of our scripts needs no network.
+packages=$out/packages
+[ -z "${FORCE:-}" ] || rm -rf "$packages"
+if ! ls "$packages"/linux-image-*.deb "$packages"/busybox-static_*.deb > /dev/null 2>&1; then
+  . "$here/apt.sh"
+  private_apt "$work/apt" "$SUITE" "$ARCHITECTURE"
+  kernel=$(apt-cache "${PRIVATE_APT[@]}" depends linux-image-686 | awk '/Depends: linux-image-/ { print $2; exit }')
+  [ -n "$kernel" ] || die "no linux-image-686 in $SUITE for $ARCHITECTURE"
+  say "fetching $kernel and busybox-static for $ARCHITECTURE"
+  rm -rf "$packages"
+  mkdir -p "$work/packages"
+  (cd "$work/packages" && apt-get "${PRIVATE_APT[@]}" download "$kernel" busybox-static)
+  mv "$work/packages" "$packages"
+fi
+
+# 2. The initrd: busybox, the modules and our files. It is the whole system; nothing is mounted over it.
+mkdir -p "$work/kernel" "$work/busybox" "$work/root"
+dpkg-deb -x "$packages"/linux-image-*.deb "$work/kernel"
+dpkg-deb -x "$packages"/busybox-static_*.deb "$work/busybox"
+release=$(basename "$work"/kernel/lib/modules/*)
+depmod -b "$work/kernel" "$release"
+
+root=$work/root
+mkdir -p "$root"/{bin,sbin,etc,proc,sys,dev,run,tmp,root,mnt,boot,lib/modules/"$release"}
+install -m 755 "$work/busybox/bin/busybox" "$root/bin/busybox"
+cp -R "$here/root/." "$root/"
+find "$root" -type f -path '*/etc/*' ! -path '*/acpi/*' -exec chmod 644 {} +
+chmod 600 "$root/etc/shadow"
+chmod 755 "$root/init" "$root"/sbin/* "$root"/etc/acpi/PWRF/* "$root"/usr/share/udhcpc/*
+ln -s /proc/mounts "$root/etc/mtab"
+ln -s ../bin "$root/usr/bin"
+ln -s ../sbin "$root/usr/sbin"
+
+# Prints a module's file and, before it, the files that it needs, relative to the modules' folder.
+with_dependencies() {
+  awk -F'[: ]+' -v want="$1" '
+    { name = $1; sub(/.*\//, "", name); sub(/\.ko.*/, "", name); gsub(/-/, "_", name) }
+    name == want { for (i = NF; i >= 1; i--) if ($i != "") print $i; found = 1 }
+    END { exit !found }
+  ' "$work/kernel/lib/modules/$release/modules.dep"
+}
+for module in "${MODULES[@]}"; do
+  files=$(with_dependencies "${module//-/_}") || grep -q "/${module//_/[_-]}\.ko" "$work/kernel/lib/modules/$release/modules.builtin" || die "kernel $release has no module $module"
+  for file in $files; do
+    install -D -m 644 "$work/kernel/lib/modules/$release/$file" "$root/lib/modules/$release/$file"
+  done
+done
+cp "$work/kernel/lib/modules/$release/modules.order" "$work/kernel/lib/modules/$release/modules.builtin" "$root/lib/modules/$release/"
+depmod -b "$root" "$release" 2> /dev/null
+rm -f "$root/lib/modules/$release"/modules.{order,builtin}* "$root/lib/modules/$release"/modules.{devname,softdep,symbols}* "$root/lib/modules/$release"/modules.*.bin
+find "$root" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
+(cd "$root" && find . -print0 | LC_ALL=C sort -z | cpio --quiet -0 -o -H newc -R 0:0 --reproducible) | gzip -9n > "$work/initrd.gz"
+
+# 3. The disk: one FAT file system without a partition table, whose boot sector is syslinux.
+cp "$work/kernel/boot/vmlinuz-$release" "$work/vmlinuz"
+cp "$here/syslinux.cfg" "$work/syslinux.cfg"
+touch -d "@$SOURCE_DATE_EPOCH" "$work"/{vmlinuz,initrd.gz,syslinux.cfg}
+truncate -s "${DISK_SIZE_MIB}M" "$work/disk.img"
+mkfs.vfat -F 16 -n OVMGUEST -i 0b0e0e0d --invariant "$work/disk.img" > /dev/null
+syslinux --install "$work/disk.img"
+TZ=UTC mcopy -m -i "$work/disk.img" "$work"/{vmlinuz,initrd.gz,syslinux.cfg} ::
+
+mv "$work/disk.img" "$work/vmlinuz" "$work/initrd.gz" "$out/"
+printf '%s\n' "$inputs" > "$out/inputs.sha256"
+say "built $out/disk.img: Linux $release, $(( $(stat -c %s "$out/disk.img") / 1048576 )) MiB (kernel $(( $(stat -c %s "$out/vmlinuz") / 1024 )) KiB, initrd $(( $(stat -c %s "$out/initrd.gz") / 1024 )) KiB)"
