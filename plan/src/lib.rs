@@ -4,4 +4,5 @@
 //! reason in the report, not an error.
 #![deny(clippy::indexing_slicing, clippy::wildcard_enum_match_arm)]
 
+pub mod cluster;
 pub mod node;

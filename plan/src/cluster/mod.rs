@@ -1,0 +1,31 @@
+//! Decisions of the controller, one namespace and name at a time: OfflineVirtualMachine to VirtualMachine, placement, binding, lost and
+//! fenced nodes, deletion.
+//!
+//! ```text
+//! observe (caches) -> plan -> Rest
+//!                          -> Look: read VM, OVM, VM again, then Lease and Node, uncached -> plan
+//!                          -> Act:  one write with preconditions, its answer folded in    -> plan
+//! ```
+//! No write is planned from caches. That one order of reads is enough for S2, D1, D3, D4 and F2 of the protocol (`docs/PROTOCOL.md`), whose
+//! rules the code names where it follows them.
+
+mod lease;
+mod observed;
+mod step;
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+pub use lease::*;
+pub use observed::*;
+pub use step::*;
+
+/// The time of a plan, on both clocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    /// Wall time: what conditions and back-off timestamps are written in.
+    pub wall: Timestamp,
+    /// Time on a clock of this process that never jumps: what Leases are judged by.
+    pub monotonic: Duration,
+}
