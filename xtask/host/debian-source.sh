@@ -10,7 +10,7 @@ debian_source() {
   done
   [ "${#files[@]}" -gt 0 ] || return 0
   awk -v suite="$1" '
-    function done() { if (hit && uri != "") { print uri, key; exit }; uri = ""; key = ""; hit = 0 }
+    function done() { if (!found && hit && uri != "") { print uri, key; found = 1; exit }; uri = ""; key = ""; hit = 0 }
     FNR == 1 || /^$/ { done() }
     /^URIs:/ { uri = $2 }
     /^Signed-By:/ { key = $2 }
@@ -19,7 +19,7 @@ debian_source() {
       line = $0; signed = ""
       if (match(line, /signed-by=[^] ]+/)) signed = substr(line, RSTART + 10, RLENGTH - 10)
       sub(/\[[^]]*\] */, "", line); split(line, f, " ")
-      if (f[3] == suite) { print f[2], signed; exit }
+      if (f[3] == suite) { print f[2], signed; found = 1; exit }
     }
     END { done() }
   ' "${files[@]}"
