@@ -62,9 +62,11 @@ impl PrivateLibvirtd {
         if let Some(reason) = why_unsupported() {
             bail!("a private libvirtd cannot run here: {reason}");
         }
-        let directory = tempfile::Builder::new().prefix("ovm-libvirt-").tempdir().context("make a directory for libvirt")?;
+        let directory =
+            tempfile::Builder::new().prefix("ovm-libvirt-").tempdir().context("make a directory for libvirt")?;
         // QEMU runs as another user, and its files are below.
-        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o711)).context("open the directory to QEMU's user")?;
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o711))
+            .context("open the directory to QEMU's user")?;
         let mut namespace = Command::new("unshare")
             .args(["--mount", "--pid", "--fork", "--kill-child", "tini", "--", "bash", "-c", SCRIPT, "libvirtd.sh"])
             .arg(directory.path())
@@ -154,7 +156,8 @@ impl PrivateLibvirtd {
     /// # Errors
     /// When virsh fails; the message is what it said.
     pub fn virsh(&self, arguments: &[&str]) -> Result<String> {
-        let output = Command::new("virsh").arg("-q").arg("-c").arg(self.uri()).args(arguments).output().context("run virsh")?;
+        let output =
+            Command::new("virsh").arg("-q").arg("-c").arg(self.uri()).args(arguments).output().context("run virsh")?;
         ensure!(output.status.success(), "virsh {arguments:?}: {}", String::from_utf8_lossy(&output.stderr).trim());
         Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
     }
@@ -199,8 +202,10 @@ pub fn why_unsupported() -> Option<String> {
         return Some("it needs root, for a mount namespace".to_owned());
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let missing: Vec<&str> =
-        TOOLS.into_iter().filter(|tool| !std::env::split_paths(&path).any(|directory| directory.join(tool).exists())).collect();
+    let missing: Vec<&str> = TOOLS
+        .into_iter()
+        .filter(|tool| !std::env::split_paths(&path).any(|directory| directory.join(tool).exists()))
+        .collect();
     if missing.is_empty() { None } else { Some(format!("not installed: {}", missing.join(", "))) }
 }
 

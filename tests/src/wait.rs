@@ -36,7 +36,9 @@ mod tests {
         let mut looks = 0;
         let value = wait_for("the third look", Duration::from_secs(5), || {
             looks += 1;
-            if looks < 3 { bail!("not yet") }
+            if looks < 3 {
+                bail!("not yet")
+            }
             Ok(looks)
         });
         assert_eq!(value.unwrap(), 3);
