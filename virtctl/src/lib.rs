@@ -1,1 +1,56 @@
-//! The command line for virtual machines, one file per verb.
+//! The command line for virtual machines, one file per verb. Also the kubectl plugin `kubectl virt`.
+//!
+//! Silent on success, as its ancestor was; an error is one line on standard error and exit status 1.
+
+mod cli;
+mod connection;
+mod error;
+mod target;
+mod verbs;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, FromArgMatches};
+
+use crate::cli::{Cli, Verb};
+use crate::connection::Connection;
+use crate::error::Error;
+
+/// Parses the command line of `program` (`virtctl`, or `kubectl virt`), does what it says, and gives the exit status.
+pub fn main(program: &'static str) -> ExitCode {
+    let matches = Cli::command().name(program).bin_name(program).get_matches();
+    let cli = match Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli,
+        Err(error) => error.exit(),
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&Error::Runtime(error)),
+    };
+    let result = runtime.block_on(run(program, cli));
+    // A read of standard input may still be pending on a blocking thread: it must not hold the exit up.
+    runtime.shutdown_background();
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error),
+    }
+}
+
+fn fail(error: &Error) -> ExitCode {
+    eprintln!("{}", error::chain(error));
+    ExitCode::FAILURE
+}
+
+async fn run(program: &'static str, cli: Cli) -> Result<(), Error> {
+    match cli.verb {
+        Verb::Start(target) => verbs::start::run(&Connection::open(&cli.connection).await?, &target).await,
+        Verb::Stop(target) => verbs::stop::run(&Connection::open(&cli.connection).await?, &target).await,
+        Verb::Restart(target) => verbs::restart::run(&Connection::open(&cli.connection).await?, &target).await,
+        Verb::Console(options) => verbs::console::run(&Connection::open(&cli.connection).await?, &options).await,
+        Verb::Version(options) => verbs::version::run(&cli.connection, &options).await,
+        Verb::Completion { shell } => {
+            verbs::completion::run(program, shell);
+            Ok(())
+        }
+    }
+}

@@ -1,3 +1,7 @@
 //! `kubectl-virt`: virtctl as a kubectl plugin (`kubectl virt`).
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    virtctl::main("kubectl virt")
+}

@@ -1,3 +1,7 @@
 //! `virtctl`: the command line for virtual machines.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    virtctl::main("virtctl")
+}

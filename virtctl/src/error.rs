@@ -1,0 +1,89 @@
+//! What can go wrong, in the words of KubeVirt v0.5.0 where it had any: scripts match them.
+
+use std::error::Error as StdError;
+use std::path::PathBuf;
+
+/// A command that failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("cannot start the runtime")]
+    Runtime(#[source] std::io::Error),
+    #[error("kubeconfig{}", at(.path.as_ref()))]
+    Kubeconfig {
+        path: Option<PathBuf>,
+        #[source]
+        source: kube::config::KubeconfigError,
+    },
+    #[error("no kubeconfig: none at {0}; set KUBECONFIG, or give --kubeconfig FILE")]
+    NoKubeconfig(String),
+    #[error("--{flag} '{value}' is not usable: {reason}")]
+    Flag { flag: &'static str, value: String, reason: String },
+    #[error("cannot use these credentials")]
+    Client(#[source] kube::Error),
+    #[error("{0}")]
+    Usage(String),
+    #[error("Error fetching OfflineVirtualMachine: {0}")]
+    FetchOvm(String),
+    #[error("Error updating OfflineVirtualMachine: {0}")]
+    UpdateOvm(String),
+    #[error("Error fetching VirtualMachine: {0}")]
+    FetchVm(String),
+    #[error("Error deleting VirtualMachine: {0}")]
+    DeleteVm(String),
+    #[error("Error: VirtualMachine '{name}' is already {state}")]
+    Already { name: String, state: &'static str },
+    #[error("Error: VirtualMachine '{0}' is stopped; start it with: virtctl start {0}")]
+    Stopped(String),
+    #[error("{reason}")]
+    Refused { status: http::StatusCode, reason: String },
+    #[error("cannot connect to the console of VirtualMachine '{name}': {reason}")]
+    Connect { name: String, reason: String },
+    #[error("console of VirtualMachine '{name}'")]
+    Stream {
+        name: String,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("cannot set the terminal to raw mode")]
+    Terminal(#[source] nix::errno::Errno),
+    #[error("cannot ask the API server for its version: {0}")]
+    Version(String),
+}
+
+fn at(path: Option<&PathBuf>) -> String {
+    path.map_or_else(String::new, |path| format!(" {}", path.display()))
+}
+
+/// One line: the error and its sources, joined by colons. A source that the text before already ends with is not repeated.
+pub(crate) fn chain(error: &dyn StdError) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        let part = source.to_string();
+        if !text.ends_with(&part) {
+            text = format!("{text}: {part}");
+        }
+        next = source.source();
+    }
+    text
+}
+
+/// What the API server said, or why it could not be asked.
+pub(crate) fn api_message(error: &kube::Error, server: &http::Uri) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        kube::Error::Service(_) | kube::Error::HyperError(_) => {
+            format!("cannot reach the API server at {server}: {}", root_cause(error))
+        }
+        other => chain(other),
+    }
+}
+
+/// The innermost error: the layers between say only that something below failed.
+fn root_cause(error: &dyn StdError) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
+}

@@ -1,0 +1,9 @@
+//! One file a verb.
+
+pub(crate) mod completion;
+pub(crate) mod console;
+pub(crate) mod restart;
+mod running;
+pub(crate) mod start;
+pub(crate) mod stop;
+pub(crate) mod version;
