@@ -151,7 +151,9 @@ mod tests {
 
     #[test]
     fn times_are_kubectls() {
-        for (text, millis) in [("30s", 30_000), ("5m", 300_000), ("1h30m", 5_400_000), ("250ms", 250), ("7", 7000), ("0", 0)] {
+        for (text, millis) in
+            [("30s", 30_000), ("5m", 300_000), ("1h30m", 5_400_000), ("250ms", 250), ("7", 7000), ("0", 0)]
+        {
             assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
         }
         for text in ["", "s", "5x", "-1s", "1m5", "99999999999h"] {

@@ -39,11 +39,8 @@ impl Connection {
 }
 
 async fn config(flags: &ConnectionFlags) -> Result<Config, Error> {
-    let options = KubeConfigOptions {
-        context: flags.context.clone(),
-        cluster: flags.cluster.clone(),
-        user: flags.user.clone(),
-    };
+    let options =
+        KubeConfigOptions { context: flags.context.clone(), cluster: flags.cluster.clone(), user: flags.user.clone() };
     let wrong = |source| Error::Kubeconfig { path: flags.kubeconfig.clone(), source };
     let kubeconfig = match &flags.kubeconfig {
         Some(path) => Kubeconfig::read_from(path).map_err(wrong)?,

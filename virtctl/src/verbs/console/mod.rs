@@ -45,7 +45,8 @@ pub(crate) async fn run(connection: &Connection, args: &ConsoleArgs) -> Result<(
     let name = target::virtual_machine(&args.words)?;
     let console = connect_when_running(connection, &name, args.timeout).await?;
     eprintln!("Escape sequence is ^]");
-    let terminal = if std::io::stdin().is_terminal() { Some(RawTerminal::enter().map_err(Error::Terminal)?) } else { None };
+    let terminal =
+        if std::io::stdin().is_terminal() { Some(RawTerminal::enter().map_err(Error::Terminal)?) } else { None };
     let result = copy(console, terminal.is_some()).await;
     drop(terminal);
     eprintln!();
@@ -105,7 +106,11 @@ async fn connect(connection: &Connection, name: &str) -> Result<Console, Error> 
         let status = response.status();
         let body = response.into_body().collect_bytes().await.unwrap_or_default();
         let text = String::from_utf8_lossy(&body).trim().to_owned();
-        return Err(if text.is_empty() { broken(status.to_string()) } else { Error::Refused { status, reason: message_of(&text) } });
+        return Err(if text.is_empty() {
+            broken(status.to_string())
+        } else {
+            Error::Refused { status, reason: message_of(&text) }
+        });
     }
     let upgraded = hyper::upgrade::on(response).await.map_err(|error| broken(error.to_string()))?;
     Ok(WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Client, None).await)
