@@ -1,1 +1,3 @@
 //! Runs a node's VirtualMachines as libvirt domains.
+
+pub mod libvirt;
