@@ -6,17 +6,32 @@
 //!  gone ◄── finalizer dropped ◄── disks cleaned ◄── undefined ◄── final state reported ◄── [/proc] ◄──┘
 //! ```
 //!
-//! `plan_guest` decides for one guest, `plan_orphans` for all guests without an object at once. Nothing here acts: the agent
+//! [`plan_guest`] decides for one guest, [`plan_orphans`] for all guests without an object at once. Nothing here acts: the agent
 //! executes the steps in order, stops at the first that fails, then observes and plans again. At most one step of a plan destroys
 //! something. The rules (S4, E1, ...) are those of the protocol between controller, agents and API.
 
+mod accelerator;
 mod desired;
+mod firmware;
+mod guest;
+mod lifecycle;
 mod observed;
+mod orphans;
+mod start;
+mod status;
 mod step;
+mod stop;
 
+#[cfg(test)]
+mod tests;
+
+pub use accelerator::{Accelerator, Emulation, OfferedAccelerators, choose_accelerator};
 pub use desired::{DesiredGuest, FreshVm, GuestKey, NodeView, OvmFacts, OvmView, StartCheck, VmFacts};
+pub use firmware::{FirmwareFacts, firmware_uuid};
+pub use guest::plan_guest;
 pub use observed::{
     DisksState, DomainFacts, DomainSlot, DomainState, JournalFacts, ObservedGuest, OrphanGuard, PausedReason, ProcLook,
     ShutOffReason, StartRecord, Trouble,
 };
+pub use orphans::{OrphanFacts, OrphanVerdict, plan_orphans};
 pub use step::{EventType, FinalState, GuestEvent, Look, NodePlan, Report, StatusWrite, Step};

@@ -201,6 +201,8 @@ pub struct Trouble {
     pub at: Timestamp,
     /// How often in a row.
     pub failures: u32,
+    /// It failed while the guest was being brought up, not while it was being stopped or reported.
+    pub bringing_up: bool,
 }
 
 /// What the pass over all orphans decided for this one (E6).

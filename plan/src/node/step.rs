@@ -14,8 +14,6 @@ pub struct NodePlan {
     pub look: Option<Look>,
     /// Observe and plan again after this time even if nothing is reported. Zero: at once. None: when something happens, or at the next full pass.
     pub requeue: Option<Duration>,
-    /// Recorded once all steps have succeeded.
-    pub events: Vec<GuestEvent>,
     /// Why.
     pub report: Report,
 }
@@ -40,6 +38,13 @@ pub struct Report {
     pub because: String,
 }
 
+impl Report {
+    /// A state, and why.
+    pub fn new(state: &'static str, because: &str) -> Self {
+        Self { state, because: because.to_owned() }
+    }
+}
+
 /// One effect. Carries its own preconditions, so that a step that comes late does nothing.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Step {
@@ -62,6 +67,8 @@ pub enum Step {
     JournalStart {
         /// The VM.
         uid: String,
+        /// The guest runs already: the start is settled.
+        running: bool,
     },
     /// Write a final state to the journal, and wait for the disk.
     JournalEnd {
@@ -136,6 +143,8 @@ pub enum Step {
         /// The VM.
         uid: String,
     },
+    /// Record an event. Cannot fail.
+    Record(GuestEvent),
 }
 
 impl Step {
@@ -158,8 +167,14 @@ impl Step {
             | Self::SetDeadline { .. }
             | Self::Shutdown { .. }
             | Self::ForgetJournal { .. }
-            | Self::SetNodeLabel { .. } => false,
+            | Self::SetNodeLabel { .. }
+            | Self::Record(_) => false,
         }
+    }
+
+    /// Whether the step helps to bring the guest up: a failure of it is retried ever more slowly, and never delays a stop.
+    pub fn is_bringing_up(&self) -> bool {
+        matches!(self, Self::PrepareDisks { .. } | Self::Define { .. } | Self::JournalStart { .. } | Self::Start { .. })
     }
 }
 
@@ -198,6 +213,13 @@ pub struct GuestEvent {
     pub reason: &'static str,
     /// For people. Never carries user data.
     pub message: String,
+}
+
+impl GuestEvent {
+    /// An event that says that all is well.
+    pub fn normal(uid: &str, reason: &'static str, message: &str) -> Self {
+        Self { uid: uid.to_owned(), type_: EventType::Normal, reason, message: message.to_owned() }
+    }
 }
 
 /// Type of an event.

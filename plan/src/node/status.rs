@@ -1,0 +1,129 @@
+//! `VM.status` as it should be: phase, conditions, addresses. Written only where it differs from what is there.
+
+use api::v1alpha1::{AbiStatus, Condition, Phase, PhaseTransitionTimestamp, VirtualMachineStatus};
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use super::{DomainFacts, DomainState, EventType, FinalState, GuestEvent, PausedReason, StatusWrite, Step, VmFacts};
+
+/// Condition: whether the guest runs; its reason says how it ended.
+const READY: &str = "Ready";
+/// Condition: present, and False, while the agent fails to bring the guest about.
+const SYNCHRONIZED: &str = "Synchronized";
+
+/// The step that makes `status` the VM's, if it differs.
+pub(super) fn write_if_needed(vm: &VmFacts, status: VirtualMachineStatus) -> Option<Step> {
+    (status != vm.status).then(|| {
+        Step::WriteStatus(StatusWrite {
+            uid: vm.uid.clone(),
+            resource_version: vm.resource_version.clone(),
+            status: Box::new(status),
+        })
+    })
+}
+
+/// The status of a guest that is about to start: what libvirt settled, nothing else (S5).
+pub(super) fn with_abi(vm: &VmFacts, abi: &AbiStatus) -> VirtualMachineStatus {
+    let mut status = vm.status.clone();
+    let published = status.abi.get_or_insert_with(AbiStatus::default);
+    // Revision and hash belong to the record, which the controller writes.
+    published.firmware_uuid.clone_from(&abi.firmware_uuid);
+    published.machine_type.clone_from(&abi.machine_type);
+    status
+}
+
+/// The status of a guest whose QEMU lives.
+pub(super) fn running(now: Timestamp, vm: &VmFacts, domain: &DomainFacts) -> VirtualMachineStatus {
+    let mut status = with_abi(vm, &domain.abi);
+    enter(&mut status, Phase::Running, now);
+    status.interfaces.clone_from(&domain.interfaces);
+    let (ready, reason, message) = readiness(domain.state);
+    set(&mut status, READY, ready, reason, message, now);
+    status.conditions.retain(|condition| condition.type_ != SYNCHRONIZED);
+    status
+}
+
+/// The status of a guest that ended.
+pub(super) fn ended(now: Timestamp, vm: &VmFacts, end: &FinalState) -> VirtualMachineStatus {
+    let mut status = vm.status.clone();
+    enter(&mut status, end.phase, end.at);
+    status.interfaces.iter_mut().for_each(|interface| interface.ip_address = None);
+    set(&mut status, READY, "False", &end.reason, &end.message, now);
+    status.conditions.retain(|condition| condition.type_ != SYNCHRONIZED);
+    status
+}
+
+/// The status of a guest whose process lives without libvirt's knowledge.
+pub(super) fn lost(now: Timestamp, vm: &VmFacts, message: &str) -> VirtualMachineStatus {
+    let mut status = vm.status.clone();
+    set(&mut status, READY, "Unknown", "DomainLost", message, now);
+    status
+}
+
+/// The steps that say why the guest cannot be brought about: condition and event, both only when the cause changed.
+pub(super) fn sync_failed(now: Timestamp, vm: &VmFacts, reason: &str, message: &str) -> Vec<Step> {
+    let mut status = vm.status.clone();
+    set(&mut status, SYNCHRONIZED, "False", reason, message, now);
+    let event = GuestEvent {
+        uid: vm.uid.clone(),
+        type_: EventType::Warning,
+        reason: "SyncFailed",
+        message: message.to_owned(),
+    };
+    write_if_needed(vm, status).map(|write| vec![write, Step::Record(event)]).unwrap_or_default()
+}
+
+/// Condition Ready of a live domain: status, reason, message.
+fn readiness(state: DomainState) -> (&'static str, &'static str, &'static str) {
+    match state {
+        DomainState::Running => ("True", "Running", "the guest runs"),
+        DomainState::Paused(PausedReason::IoError) => {
+            ("False", "PausedOnIoError", "the guest is paused: one of its disks failed")
+        }
+        DomainState::Paused(PausedReason::Crashed) | DomainState::CrashedKept => {
+            ("False", "GuestPanicked", "the guest panicked")
+        }
+        DomainState::Paused(PausedReason::Watchdog) => ("False", "Paused", "the guest is paused: its watchdog fired"),
+        DomainState::Paused(PausedReason::User | PausedReason::StartingUp | PausedReason::Other(_)) => {
+            ("False", "Paused", "the guest is paused")
+        }
+        DomainState::Suspended => ("False", "Suspended", "the guest suspended itself"),
+        DomainState::ShuttingDown => ("False", "ShuttingDown", "the guest is shutting down"),
+        DomainState::ShutOff(_) | DomainState::Other(_) => {
+            ("Unknown", "UnknownState", "libvirt reports a state that this version does not know")
+        }
+    }
+}
+
+/// Sets the phase; the time of the first entry stays.
+fn enter(status: &mut VirtualMachineStatus, phase: Phase, at: Timestamp) {
+    status.phase = Some(phase);
+    if !status.phase_transition_timestamps.iter().any(|entry| entry.phase == phase) {
+        status
+            .phase_transition_timestamps
+            .push(PhaseTransitionTimestamp { phase, phase_transition_timestamp: to_time(at) });
+    }
+}
+
+/// Sets a condition. Its transition time moves only with its status.
+fn set(status: &mut VirtualMachineStatus, type_: &str, value: &str, reason: &str, message: &str, now: Timestamp) {
+    let old = status.conditions.iter_mut().find(|condition| condition.type_ == type_);
+    let since = old.as_ref().filter(|old| old.status == value).and_then(|old| old.last_transition_time.clone());
+    let new = Condition {
+        type_: type_.to_owned(),
+        status: value.to_owned(),
+        last_probe_time: None,
+        last_transition_time: since.or_else(|| Some(to_time(now))),
+        reason: Some(reason.to_owned()),
+        message: Some(message.to_owned()),
+    };
+    match old {
+        Some(old) => *old = new,
+        None => status.conditions.push(new),
+    }
+}
+
+/// The wire holds whole seconds: a finer time would never equal what is read back.
+fn to_time(at: Timestamp) -> Time {
+    Time(Timestamp::from_second(at.as_second()).unwrap_or(at))
+}
