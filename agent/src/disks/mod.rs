@@ -1,0 +1,286 @@
+//! The disks of the VMs on this node: made before a guest starts, deleted after its domain is undefined.
+//!
+//! ```text
+//! <data-dir>/vms/<VM UID>/
+//!   disk-0.qcow2     overlay on an image of the store; its header names exactly the disk file that the VM has claimed
+//!   seed-1.iso       cloud-init seed
+//!   empty-2.qcow2    empty disk
+//! ```
+//!
+//! Files are named by kind and position of the volume, never by a string from the object. A file gets its name when it is complete and on
+//! disk, so a name that is there is a disk that a guest may have written to: it is checked and used, never made again. Order: claim the
+//! images, make the files; at the end delete the files, give up the claim. Nothing here knows domains.
+
+mod make;
+mod plan;
+mod qemu_img;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use futures::StreamExt;
+use uuid::Uuid;
+
+use crate::hostfs::{Directory, FileError};
+use crate::images::qcow2::Qcow2Error;
+use crate::images::{ClaimedImage, DiskFormat, ImageStore, StoreError, VmReference};
+use crate::seed::SeedTooLarge;
+use make::{Qcow2Disk, make_qcow2_if_needed, write_seed_if_needed};
+
+pub use plan::{VolumeContent, VolumePlan, VolumePlanError, plan_volumes};
+pub use qemu_img::{BackingFile, QemuImgError};
+
+const VMS_DIRECTORY: &str = "vms";
+/// Volumes of one VM that are made at a time.
+const PARALLEL: usize = 4;
+
+/// The disks of the VMs on this node. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct DiskStore {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    images: ImageStore,
+    vms: Directory,
+}
+
+/// A volume that is ready for the guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PreparedDisk {
+    /// Position of the volume in the VM's spec, from 0.
+    pub ordinal: usize,
+    /// Name of the volume.
+    pub volume: String,
+    /// Absolute path of its file.
+    pub path: PathBuf,
+    /// Format of that file.
+    pub format: DiskFormat,
+    /// What the file stands on, top first. The chain ends after the last one.
+    pub backing: Vec<BackingFile>,
+}
+
+/// Why the disks of a VM are not ready.
+#[derive(Debug, thiserror::Error)]
+pub enum PrepareError {
+    /// The images could not be claimed.
+    #[error(transparent)]
+    Images(#[from] StoreError),
+    /// The VM's directory cannot be made or written.
+    #[error(transparent)]
+    Directory(#[from] FileError),
+    /// A volume could not be made, or is not what it should be.
+    #[error("volume {volume}")]
+    Volume {
+        /// Name of the volume.
+        volume: String,
+        /// Why.
+        #[source]
+        source: VolumeError,
+    },
+    /// The file system is full.
+    #[error("the file system of {} is full; free space there", directory.display())]
+    Full {
+        /// The directory that was written to.
+        directory: PathBuf,
+        /// What failed.
+        #[source]
+        source: Box<PrepareError>,
+    },
+}
+
+/// What is wrong with one volume.
+#[derive(Debug, thiserror::Error)]
+pub enum VolumeError {
+    /// A file operation failed.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The overlay or the empty disk could not be made.
+    #[error(transparent)]
+    QemuImg(#[from] QemuImgError),
+    /// The user data does not fit.
+    #[error(transparent)]
+    Seed(#[from] SeedTooLarge),
+    /// The file is there and is not one of ours. It is not made again: a guest may have written to it.
+    #[error("{}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Qcow2Error,
+    },
+    /// The file is there and is another disk than the recorded one. It is not made again: a guest may have written to it.
+    #[error("{} is not the recorded disk: {difference}", path.display())]
+    Differs {
+        /// The file.
+        path: PathBuf,
+        /// What is different.
+        difference: String,
+    },
+}
+
+impl PrepareError {
+    /// Stable word for conditions, events and metrics.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Images(StoreError::NotFound(_)) => "ErrImageNotFound",
+            Self::Images(_) => "ImageStoreFailed",
+            Self::Directory(_) => "DiskFailed",
+            Self::Volume { source: VolumeError::Unreadable { .. } | VolumeError::Differs { .. }, .. } => "DiskDiffers",
+            Self::Volume { source: VolumeError::Seed(_), .. } => "UserDataTooLarge",
+            Self::Volume { .. } => "DiskFailed",
+            Self::Full { .. } => "DiskFull",
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        match self {
+            Self::Images(e) => e.is_full(),
+            Self::Directory(e) | Self::Volume { source: VolumeError::File(e), .. } => e.is_full(),
+            Self::Volume { source: VolumeError::QemuImg(e), .. } => e.is_full(),
+            Self::Volume { .. } => false,
+            Self::Full { .. } => true,
+        }
+    }
+}
+
+impl DiskStore {
+    /// Opens the disks below `data_dir`, and the image store there; makes the directories if they are missing.
+    ///
+    /// # Errors
+    /// If they cannot be made or opened, or `data_dir` is not UTF-8.
+    pub fn open(data_dir: &Path) -> Result<Self, StoreError> {
+        let images = ImageStore::open(data_dir)?;
+        let vms = Directory::open_root(data_dir)?.subdirectory_or_create(VMS_DIRECTORY)?;
+        Ok(Self { inner: Arc::new(Inner { images, vms }) })
+    }
+
+    /// The image store that overlays stand on.
+    pub fn images(&self) -> &ImageStore {
+        &self.inner.images
+    }
+
+    /// The directory that holds all disks of VMs, absolute: with the image store's, all that a domain of ours may name.
+    pub fn path(&self) -> &Path {
+        self.inner.vms.path()
+    }
+
+    /// Makes the volumes of `vm` that are not there yet, checks the ones that are, and says where they all are, in the order of `volumes`.
+    /// Repeatable, and safe to repeat after a crash: a disk that is there is never made again. A seed with other user data is replaced.
+    ///
+    /// # Errors
+    /// If an image is not in the store, a volume cannot be made, or one that is there is not the recorded one.
+    /// Volumes that were made stay until [`DiskStore::clean`].
+    pub async fn prepare(&self, vm: &VmReference, volumes: &[VolumePlan]) -> Result<Vec<PreparedDisk>, PrepareError> {
+        let prepared = self.prepare_all(vm, volumes).await;
+        prepared.map_err(|error| {
+            if error.is_full() {
+                PrepareError::Full { directory: self.path().to_owned(), source: Box::new(error) }
+            } else {
+                error
+            }
+        })
+    }
+
+    /// Deletes the disks of the VM with this UID, and its claim on images. Only for a VM whose domain is undefined. Repeatable.
+    ///
+    /// # Errors
+    /// If something cannot be deleted. The claim stays while a disk is left.
+    pub async fn clean(&self, uid: Uuid) -> Result<(), StoreError> {
+        let inner = self.inner.clone();
+        blocking(move || {
+            if inner.vms.remove_directory_if_exists(&uid.to_string())? {
+                inner.vms.sync()?;
+            }
+            inner.images.release(uid)
+        })
+        .await
+    }
+
+    /// UIDs of the VMs that have disks or claims here, sorted: what a search for garbage starts from.
+    ///
+    /// # Errors
+    /// If the directories cannot be read.
+    pub async fn list(&self) -> Result<Vec<Uuid>, StoreError> {
+        let inner = self.inner.clone();
+        blocking(move || {
+            let mut uids = inner.images.claimants()?;
+            uids.extend(inner.vms.names()?.iter().filter_map(|name| name.parse::<Uuid>().ok()));
+            uids.sort();
+            uids.dedup();
+            Ok(uids)
+        })
+        .await
+    }
+
+    async fn prepare_all(&self, vm: &VmReference, volumes: &[VolumePlan]) -> Result<Vec<PreparedDisk>, PrepareError> {
+        let images: Vec<_> = volumes
+            .iter()
+            .filter_map(|volume| match &volume.content {
+                VolumeContent::Image(name) => Some((volume.ordinal, name.clone())),
+                VolumeContent::Seed(_) | VolumeContent::Empty { .. } => None,
+            })
+            .collect();
+        let (inner, vm) = (self.inner.clone(), vm.clone());
+        let (claimed, directory) = blocking(move || {
+            let claimed = inner.images.claim(&vm, &images)?;
+            let directory = inner.vms.subdirectory_or_create(&vm.uid.to_string())?;
+            Ok::<_, PrepareError>((claimed, Arc::new(directory)))
+        })
+        .await?;
+        // All are awaited, also after one has failed: each takes away what it leaves half-made.
+        let prepared: Vec<_> = futures::stream::iter(volumes)
+            .map(|volume| self.prepare_volume(&directory, volume, &claimed))
+            .buffered(PARALLEL)
+            .collect()
+            .await;
+        let prepared = prepared.into_iter().collect::<Result<Vec<_>, _>>()?;
+        blocking(move || directory.sync()).await?;
+        Ok(prepared)
+    }
+
+    async fn prepare_volume(
+        &self,
+        directory: &Arc<Directory>,
+        plan: &VolumePlan,
+        claimed: &[ClaimedImage],
+    ) -> Result<PreparedDisk, PrepareError> {
+        let ordinal = plan.ordinal;
+        let made = match &plan.content {
+            VolumeContent::Image(name) => {
+                let image = claimed.iter().find(|image| image.ordinal == ordinal);
+                let blob = &image.ok_or_else(|| StoreError::NotFound(name.clone()))?.blob;
+                let backing = BackingFile { path: self.inner.images.path_of(blob), format: blob.format };
+                let name = format!("disk-{ordinal}.qcow2");
+                make_qcow2_if_needed(directory, Qcow2Disk { name, virtual_bytes: blob.virtual_bytes, backing: Some(backing) }).await
+            }
+            VolumeContent::Empty { capacity_bytes } => {
+                let name = format!("empty-{ordinal}.qcow2");
+                make_qcow2_if_needed(directory, Qcow2Disk { name, virtual_bytes: *capacity_bytes, backing: None }).await
+            }
+            VolumeContent::Seed(seed) => write_seed_if_needed(directory, format!("seed-{ordinal}.iso"), seed.clone()).await,
+        };
+        let made = made.map_err(|source| PrepareError::Volume { volume: plan.volume.clone(), source })?;
+        Ok(PreparedDisk {
+            ordinal,
+            volume: plan.volume.clone(),
+            path: directory.path_of(&made.name),
+            format: made.format,
+            backing: made.backing.into_iter().collect(),
+        })
+    }
+}
+
+/// Runs file operations where they may wait.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        // Only a panic in `work` gets here, or the end of the runtime, and then nobody waits for the result.
+        Err(error) => std::panic::resume_unwind(error.try_into_panic().unwrap_or_else(|e| Box::new(e))),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,27 @@
+//! The images of this node: disk files that VMs' overlays stand on, and the names by which `registryDisk.image` finds them.
+//!
+//! ```text
+//! <data-dir>/images/
+//!   lock                        flock: shared to read and to claim, exclusive to change names and to delete
+//!   index.json                  name -> disk file; replaced as a whole
+//!   blobs/sha256-<hex>.qcow2    disk files, named by content, never changed once they are there
+//!   claims/<VM UID>.json        which VM stands on which disk files
+//!   incoming/<random>           copies being made; each is locked by its maker, so what is not locked is left over from a crash
+//! ```
+//!
+//! Whoever opens the store may be the agent or a command beside it: all of them go by the files and the lock, and none talks to another.
+//! A disk file that neither a name nor a claim refers to is deleted at the next change. Nothing here knows domains, or pulls from registries.
+
+pub mod claims;
+mod copy;
+pub mod format;
+pub mod index;
+pub mod name;
+pub mod qcow2;
+pub mod store;
+
+pub use claims::{ClaimedImage, VmReference};
+pub use format::{DiskFormat, RefusedFormat};
+pub use index::{Blob, Digest, Image};
+pub use name::{ImageName, ImageNameError};
+pub use store::{ImageStore, ImportError, ImportedImage, ListedImage, StoreError};

@@ -1,0 +1,424 @@
+//! The store's operations. See the module above for the files.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use super::claims::{Claim, ClaimedImage, Claims, VmReference};
+use super::copy::{CopyError, copy_file, hash_file};
+use super::format::{DetectedFormat, RefusedFormat, detect_format};
+use super::index::{Blob, Digest, Image, Index, IndexError};
+use super::name::ImageName;
+use crate::hostfs::{Directory, FileError, UNFINISHED_SUFFIX, open_user_file};
+
+const STORE_DIRECTORY: &str = "images";
+const LOCK_FILE: &str = "lock";
+const INDEX_FILE: &str = "index.json";
+/// Room for about 100,000 images.
+const MAX_INDEX_BYTES: u64 = 64 << 20;
+
+/// The images of this node.
+#[derive(Debug)]
+pub struct ImageStore {
+    root: Directory,
+    blobs: Directory,
+    incoming: Directory,
+    claims: Claims,
+}
+
+/// An image, and who uses it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListedImage {
+    /// The image; none if the disk file has lost its name and stays for the VMs that use it.
+    pub image: Option<Image>,
+    /// The disk file.
+    pub blob: Blob,
+    /// VMs that were started from it and still exist, sorted.
+    pub used_by: Vec<VmReference>,
+}
+
+/// What an import did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImportedImage {
+    /// The disk file that the name has now.
+    pub blob: Blob,
+    /// The disk file that the name had before, if that was another one.
+    pub replaced: Option<Digest>,
+}
+
+/// Why the store cannot do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// A file operation failed.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The index cannot be used.
+    #[error("image index {}", path.display())]
+    Index {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: IndexError,
+    },
+    /// A claim cannot be read, so nobody can tell what may be deleted.
+    #[error("{} is damaged; delete it if the VirtualMachine of that UID is gone", path.display())]
+    DamagedClaim {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// libvirt's XML and our records hold text only.
+    #[error("the path of the data directory {} is not UTF-8", .0.display())]
+    PathNotText(PathBuf),
+    /// No image of this name.
+    #[error("image {0} is not on this node; import it: ovm-agent image import {0} FILE")]
+    NotFound(ImageName),
+    /// VMs still stand on the image.
+    #[error("image {name} is in use by {}; delete these VirtualMachines first", list_some(used_by))]
+    InUse {
+        /// The image.
+        name: ImageName,
+        /// Its users.
+        used_by: Vec<VmReference>,
+    },
+    /// A disk file has been deleted by hand, or cut short.
+    #[error("disk file {} is damaged or missing; import image {full_name} again, from the same file", path.display())]
+    DiskFileMissing {
+        /// The disk file.
+        path: PathBuf,
+        /// The image.
+        full_name: String,
+    },
+    /// The VM has claimed other images than the ones asked for now, though a bound VM's spec does not change.
+    #[error("VirtualMachine {vm} has claimed other images than its spec names now")]
+    ClaimDiffers {
+        /// The VM.
+        vm: VmReference,
+    },
+}
+
+impl StoreError {
+    /// Whether the file system is full.
+    pub fn is_full(&self) -> bool {
+        matches!(self, Self::File(e) if e.is_full())
+    }
+}
+
+/// Why a file was not imported. The store is as it was before.
+#[derive(Debug, thiserror::Error)]
+pub enum ImportError {
+    /// The file cannot be read, or its copy cannot be written.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The file is no disk that can be used.
+    #[error("{} cannot be imported", path.display())]
+    Refused {
+        /// The file.
+        path: PathBuf,
+        /// Why, and what to do instead.
+        #[source]
+        source: RefusedFormat,
+    },
+    /// Somebody wrote to the file meanwhile.
+    #[error("{} changed while it was copied; try again when nothing writes to it", .0.display())]
+    Changed(PathBuf),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl ImportError {
+    /// Whether the store's file system is full.
+    pub fn is_full(&self) -> bool {
+        match self {
+            Self::File(e) => e.is_full(),
+            Self::Store(e) => e.is_full(),
+            Self::Refused { .. } | Self::Changed(_) => false,
+        }
+    }
+}
+
+/// Held while the store is read or changed; the kernel lets go of it when the process ends, however it ends.
+struct StoreLock {
+    _file: File,
+}
+
+/// A copy in the making. Deleted when dropped, unless it was moved into place.
+struct Incoming<'s> {
+    directory: &'s Directory,
+    name: String,
+    file: File,
+}
+
+impl Drop for Incoming<'_> {
+    fn drop(&mut self) {
+        // Gone already if it was moved into place; else what stays is swept at the next change.
+        let _ = self.directory.remove_file_if_exists(&self.name);
+    }
+}
+
+impl ImageStore {
+    /// Opens the store below `data_dir`; makes its directories if they are missing.
+    ///
+    /// # Errors
+    /// If they cannot be made or opened, or `data_dir` is not UTF-8.
+    pub fn open(data_dir: &Path) -> Result<Self, StoreError> {
+        let data = Directory::open_or_create_root(data_dir)?;
+        if data.path().to_str().is_none() {
+            return Err(StoreError::PathNotText(data.path().to_owned()));
+        }
+        let root = data.subdirectory_or_create(STORE_DIRECTORY)?;
+        Ok(Self {
+            blobs: root.subdirectory_or_create("blobs")?,
+            incoming: root.subdirectory_or_create("incoming")?,
+            claims: Claims::new(root.subdirectory_or_create("claims")?),
+            root,
+        })
+    }
+
+    /// Copies `file` into the store and gives it `name`, taking the name from another image if need be. VMs that stand on that one keep it.
+    ///
+    /// # Errors
+    /// If the file is refused, changes while it is copied, or the store cannot take it. The store is then as it was.
+    pub fn import(&self, name: &ImageName, file: &Path) -> Result<ImportedImage, ImportError> {
+        let refused = |source| ImportError::Refused { path: file.to_owned(), source };
+        let source = open_user_file(file)?;
+        // Refused early, before a long copy; the copy is looked at again, because that is what guests will see.
+        detect_format(&source).map_err(refused)?;
+
+        let incoming = self.create_incoming()?;
+        let incoming_path = self.incoming.path();
+        copy_file(&source, &incoming.file).map_err(|e| match e {
+            CopyError::Read(source) => FileError::new("read", file, source).into(),
+            CopyError::Write(source) => FileError::new("write in", incoming_path, source).into(),
+            CopyError::Changed => ImportError::Changed(file.to_owned()),
+        })?;
+        let DetectedFormat { format, virtual_bytes } = detect_format(&incoming.file).map_err(refused)?;
+        let on_copy = |operation| move |e: io::Error| FileError::new(operation, incoming_path, e);
+        let digest = hash_file(&incoming.file).map_err(on_copy("read in"))?;
+        incoming.file.sync_all().map_err(on_copy("write in"))?;
+        let file_bytes = incoming.file.metadata().map_err(on_copy("read in"))?.len();
+
+        Ok(self.take_in(name, incoming, Blob { digest, format, file_bytes, virtual_bytes })?)
+    }
+
+    /// All images, sorted by name, then the disk files that only VMs hold.
+    ///
+    /// # Errors
+    /// If the index or a claim cannot be read.
+    pub fn list(&self) -> Result<Vec<ListedImage>, StoreError> {
+        let _lock = self.lock_shared()?;
+        let (index, claims) = (self.read_index()?, self.claims.all()?);
+        let users = |uses: &dyn Fn(&ClaimedImage) -> bool| {
+            claims.iter().filter(|c| c.images.iter().any(uses)).map(|c| c.vm.clone()).collect::<BTreeSet<_>>()
+        };
+        let mut listed: Vec<_> = index
+            .images()
+            .iter()
+            .map(|image| ListedImage {
+                image: Some(image.clone()),
+                blob: image.blob.clone(),
+                used_by: users(&|c| c.full_name == image.full_name && c.blob.digest == image.blob.digest).into_iter().collect(),
+            })
+            .collect();
+        let held: BTreeSet<_> = claims.iter().flat_map(|c| &c.images).map(|i| &i.blob).collect();
+        for blob in held.into_iter().filter(|blob| index.images().iter().all(|image| image.blob.digest != blob.digest)) {
+            let used_by = users(&|c| c.blob.digest == blob.digest).into_iter().collect();
+            listed.push(ListedImage { image: None, blob: blob.clone(), used_by });
+        }
+        Ok(listed)
+    }
+
+    /// Takes `name` away, and deletes its disk file if nothing else refers to it.
+    ///
+    /// # Errors
+    /// If there is no such image, VMs that were started from it still exist, or the store cannot be changed.
+    pub fn remove(&self, name: &ImageName) -> Result<(), StoreError> {
+        let _lock = self.lock_exclusive()?;
+        let mut index = self.read_index()?;
+        let removed = index.remove(name).ok_or_else(|| StoreError::NotFound(name.clone()))?;
+        let claims = self.claims.all()?;
+        let used_by: BTreeSet<_> = claims
+            .iter()
+            .filter(|claim| claim.images.iter().any(|i| i.full_name == name.full() && i.blob.digest == removed.digest))
+            .map(|claim| claim.vm.clone())
+            .collect();
+        if !used_by.is_empty() {
+            return Err(StoreError::InUse { name: name.clone(), used_by: used_by.into_iter().collect() });
+        }
+        self.write_index(&index)?;
+        self.sweep()
+    }
+
+    /// Claims the images of a VM's volumes, given by ordinal and name: until [`ImageStore::release`], their disk files stay.
+    /// A VM that has claimed before gets the same disk files again, whatever the names mean by now.
+    ///
+    /// # Errors
+    /// If an image is not there, the VM has claimed other ones, or the store cannot be read or written.
+    pub fn claim(&self, vm: &VmReference, wanted: &[(usize, ImageName)]) -> Result<Vec<ClaimedImage>, StoreError> {
+        if wanted.is_empty() {
+            return Ok(Vec::new());
+        }
+        let _lock = self.lock_shared()?;
+        if let Some(claim) = self.claims.get(vm.uid)? {
+            if !claim.is_for(wanted) {
+                return Err(StoreError::ClaimDiffers { vm: vm.clone() });
+            }
+            self.require_disk_files(&claim.images)?;
+            return Ok(claim.images);
+        }
+        let index = self.read_index()?;
+        let claimed = |(ordinal, name): &(usize, ImageName)| {
+            let image = index.get(name).ok_or_else(|| StoreError::NotFound(name.clone()))?;
+            Ok(ClaimedImage { ordinal: *ordinal, full_name: image.full_name.clone(), blob: image.blob.clone() })
+        };
+        let images = wanted.iter().map(claimed).collect::<Result<Vec<_>, StoreError>>()?;
+        self.require_disk_files(&images)?;
+        self.claims.put(&Claim { vm: vm.clone(), images: images.clone() })?;
+        Ok(images)
+    }
+
+    /// Ends the claim of the VM with this UID, if it has one, and deletes disk files that nothing refers to any more.
+    ///
+    /// # Errors
+    /// If the store cannot be read or written.
+    pub fn release(&self, uid: Uuid) -> Result<(), StoreError> {
+        let _lock = self.lock_exclusive()?;
+        if self.claims.remove_if_exists(uid)? {
+            self.sweep()?;
+        }
+        Ok(())
+    }
+
+    /// UIDs of the VMs that have claims.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub fn claimants(&self) -> Result<Vec<Uuid>, StoreError> {
+        self.claims.uids()
+    }
+
+    /// Absolute path of a disk file.
+    pub fn path_of(&self, blob: &Blob) -> PathBuf {
+        self.blobs.path_of(&blob.file_name())
+    }
+
+    /// The second half of an import: from here on other users of the store wait.
+    fn take_in(&self, name: &ImageName, incoming: Incoming<'_>, blob: Blob) -> Result<ImportedImage, StoreError> {
+        let _lock = self.lock_exclusive()?;
+        let mut index = self.read_index()?;
+        let replaced = index.insert(name, blob.clone(), Timestamp::now()).map(|blob| blob.digest);
+        let place = || -> Result<(), StoreError> {
+            let file_name = blob.file_name();
+            if !self.has_disk_file(&blob) {
+                self.incoming.rename(&incoming.name, &self.blobs, &file_name)?;
+                self.blobs.sync()?;
+            }
+            self.write_index(&index)
+        };
+        place().inspect_err(|_| {
+            // The first error is the one to tell. A disk file without a name goes now, or at the next change.
+            let _ = self.sweep();
+        })?;
+        // The import is done. What a failing sweep leaves goes at the next change.
+        if let Err(error) = self.sweep() {
+            tracing::warn!(error = &error as &dyn std::error::Error, "unused image files were not deleted");
+        }
+        Ok(ImportedImage { replaced: replaced.filter(|digest| *digest != blob.digest), blob })
+    }
+
+    fn require_disk_files(&self, images: &[ClaimedImage]) -> Result<(), StoreError> {
+        match images.iter().find(|image| !self.has_disk_file(&image.blob)) {
+            None => Ok(()),
+            Some(image) => Err(StoreError::DiskFileMissing {
+                path: self.path_of(&image.blob),
+                full_name: image.full_name.clone(),
+            }),
+        }
+    }
+
+    fn has_disk_file(&self, blob: &Blob) -> bool {
+        self.blobs.open_file(&blob.file_name()).is_ok_and(|file| file.metadata().is_ok_and(|m| m.len() == blob.file_bytes))
+    }
+
+    fn create_incoming(&self) -> Result<Incoming<'_>, StoreError> {
+        // Made and locked while nobody sweeps: a sweep takes an unlocked file for left over.
+        let _lock = self.lock_exclusive()?;
+        self.sweep()?;
+        let name = Uuid::new_v4().to_string();
+        let file = self.incoming.create_file(&name)?;
+        let incoming = Incoming { directory: &self.incoming, name, file };
+        incoming.file.lock().map_err(|e| FileError::new("lock", self.incoming.path_of(&incoming.name), e))?;
+        Ok(incoming)
+    }
+
+    /// Deletes what crashes and changes left: copies that nobody makes, half-written files, disk files that nothing refers to.
+    /// The caller holds the exclusive lock.
+    fn sweep(&self) -> Result<(), StoreError> {
+        for name in self.incoming.names()? {
+            if self.incoming.open_file(&name).is_ok_and(|file| file.try_lock().is_ok()) {
+                self.incoming.remove_file_if_exists(&name)?;
+            }
+        }
+        for directory in [&self.root, self.claims.directory()] {
+            for name in directory.names()?.iter().filter(|name| name.ends_with(UNFINISHED_SUFFIX)) {
+                directory.remove_file_if_exists(name)?;
+            }
+        }
+        let (index, claims) = (self.read_index()?, self.claims.all()?);
+        let claimed = claims.iter().flat_map(|claim| &claim.images).map(|image| &image.blob);
+        let referred: BTreeSet<_> = index.images().iter().map(|image| &image.blob).chain(claimed).map(Blob::file_name).collect();
+        for name in self.blobs.names()?.iter().filter(|name| !referred.contains(*name)) {
+            self.blobs.remove_file_if_exists(name)?;
+        }
+        Ok(())
+    }
+
+    fn read_index(&self) -> Result<Index, StoreError> {
+        match self.root.read_if_exists(INDEX_FILE, MAX_INDEX_BYTES)? {
+            None => Ok(Index::default()),
+            Some(bytes) => Index::from_json(&bytes)
+                .map_err(|source| StoreError::Index { path: self.root.path_of(INDEX_FILE), source }),
+        }
+    }
+
+    fn write_index(&self, index: &Index) -> Result<(), StoreError> {
+        self.root.write_atomically(INDEX_FILE, &index.to_json())?;
+        Ok(self.root.sync()?)
+    }
+
+    fn lock_shared(&self) -> Result<StoreLock, StoreError> {
+        self.lock(File::lock_shared)
+    }
+
+    fn lock_exclusive(&self) -> Result<StoreLock, StoreError> {
+        self.lock(File::lock)
+    }
+
+    /// Each call opens the file anew: locks of one open file would not exclude each other.
+    fn lock(&self, how: fn(&File) -> io::Result<()>) -> Result<StoreLock, StoreError> {
+        let file = self.root.open_or_create_file(LOCK_FILE)?;
+        how(&file).map_err(|e| FileError::new("lock", self.root.path_of(LOCK_FILE), e))?;
+        Ok(StoreLock { _file: file })
+    }
+}
+
+/// The first ten of `vms`, and how many more there are.
+fn list_some(vms: &[VmReference]) -> String {
+    const SHOWN: usize = 10;
+    let mut text = vms.iter().take(SHOWN).map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    if vms.len() > SHOWN {
+        text.push_str(&format!(" and {} more", vms.len() - SHOWN));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests;
