@@ -1,3 +1,7 @@
 //! Runs a node's VirtualMachines as libvirt domains.
 
+pub mod disks;
+pub mod hostfs;
+pub mod images;
 pub mod libvirt;
+pub mod seed;

@@ -254,13 +254,19 @@ impl DiskStore {
                 let blob = &image.ok_or_else(|| StoreError::NotFound(name.clone()))?.blob;
                 let backing = BackingFile { path: self.inner.images.path_of(blob), format: blob.format };
                 let name = format!("disk-{ordinal}.qcow2");
-                make_qcow2_if_needed(directory, Qcow2Disk { name, virtual_bytes: blob.virtual_bytes, backing: Some(backing) }).await
+                make_qcow2_if_needed(
+                    directory,
+                    Qcow2Disk { name, virtual_bytes: blob.virtual_bytes, backing: Some(backing) },
+                )
+                .await
             }
             VolumeContent::Empty { capacity_bytes } => {
                 let name = format!("empty-{ordinal}.qcow2");
                 make_qcow2_if_needed(directory, Qcow2Disk { name, virtual_bytes: *capacity_bytes, backing: None }).await
             }
-            VolumeContent::Seed(seed) => write_seed_if_needed(directory, format!("seed-{ordinal}.iso"), seed.clone()).await,
+            VolumeContent::Seed(seed) => {
+                write_seed_if_needed(directory, format!("seed-{ordinal}.iso"), seed.clone()).await
+            }
         };
         let made = made.map_err(|source| PrepareError::Volume { volume: plan.volume.clone(), source })?;
         Ok(PreparedDisk {

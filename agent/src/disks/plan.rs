@@ -145,18 +145,19 @@ mod tests {
             })
         };
         let plans = plan_volumes(&vm(), &volumes, &[("s".to_owned(), b"two".to_vec())].into()).unwrap();
-        assert_eq!(plans.iter().map(|p| (p.ordinal, p.volume.as_str())).collect::<Vec<_>>(), [
-            (0, "root"),
-            (1, "inline"),
-            (2, "secret"),
-            (3, "empty")
-        ]);
-        assert_eq!(plans.into_iter().map(|p| p.content).collect::<Vec<_>>(), [
-            VolumeContent::Image("docker.io/a/b:latest".parse().unwrap()),
-            seed(b"one"),
-            seed(b"two"),
-            VolumeContent::Empty { capacity_bytes: 1024 },
-        ]);
+        assert_eq!(
+            plans.iter().map(|p| (p.ordinal, p.volume.as_str())).collect::<Vec<_>>(),
+            [(0, "root"), (1, "inline"), (2, "secret"), (3, "empty")]
+        );
+        assert_eq!(
+            plans.into_iter().map(|p| p.content).collect::<Vec<_>>(),
+            [
+                VolumeContent::Image("docker.io/a/b:latest".parse().unwrap()),
+                seed(b"one"),
+                seed(b"two"),
+                VolumeContent::Empty { capacity_bytes: 1024 },
+            ]
+        );
     }
 
     #[test]

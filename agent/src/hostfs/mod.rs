@@ -239,7 +239,8 @@ impl Directory {
     pub fn names(&self) -> Result<Vec<String>, FileError> {
         let fail = |e: Errno| FileError::new("list", &self.path, e);
         // A fresh description of the directory: a duplicate would share, and move, one read position.
-        let fresh = openat2(&self.handle, ".", OpenHow::new().flags(directory_flags()).resolve(beneath())).map_err(fail)?;
+        let fresh =
+            openat2(&self.handle, ".", OpenHow::new().flags(directory_flags()).resolve(beneath())).map_err(fail)?;
         let mut listing = nix::dir::Dir::from_fd(fresh).map_err(fail)?;
         let mut names = Vec::new();
         for entry in listing.iter() {
@@ -299,7 +300,9 @@ pub fn open_user_file(path: &Path) -> Result<File, FileError> {
     let fail = |e: io::Error| FileError::new("open", path, e);
     let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
     let handle = nix::fcntl::open(path, flags, Mode::empty()).map_err(|e| match e {
-        Errno::ELOOP => fail(io::Error::new(io::ErrorKind::InvalidInput, "it is a symbolic link; name the file itself")),
+        Errno::ELOOP => {
+            fail(io::Error::new(io::ErrorKind::InvalidInput, "it is a symbolic link; name the file itself"))
+        }
         e => fail(e.into()),
     })?;
     require_regular(&handle).map_err(fail)?;

@@ -97,7 +97,9 @@ pub enum RefusedFormat {
     #[error("the file is empty")]
     Empty,
     /// A disk in a format that is not offered.
-    #[error("the format {0} is not supported; convert the disk first: qemu-img convert -f {0} -O qcow2 FILE FILE.qcow2")]
+    #[error(
+        "the format {0} is not supported; convert the disk first: qemu-img convert -f {0} -O qcow2 FILE FILE.qcow2"
+    )]
     Foreign(&'static str),
     /// A packed file.
     #[error("this is a {format} file, not a disk; unpack it first: {program} FILE")]

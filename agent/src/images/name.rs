@@ -89,7 +89,9 @@ fn full_form(text: &str) -> Result<String, &'static str> {
         return Err("the registry's host must be a DNS name or address, with an optional port");
     }
     if !path.split('/').all(is_path_part) {
-        return Err("each part of the path must be lower-case letters and digits, separated by '.', '_', '__' or dashes");
+        return Err(
+            "each part of the path must be lower-case letters and digits, separated by '.', '_', '__' or dashes",
+        );
     }
     if host.len() + 1 + path.len() > MAX_NAME_BYTES {
         return Err("host and path must not exceed 255 bytes");
@@ -126,7 +128,8 @@ fn is_host(host: &str) -> bool {
 fn is_path_part(part: &str) -> bool {
     let alphanumeric = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     let bytes = part.as_bytes();
-    let ends_are_good = bytes.first().is_some_and(|b| alphanumeric(*b)) && bytes.last().is_some_and(|b| alphanumeric(*b));
+    let ends_are_good =
+        bytes.first().is_some_and(|b| alphanumeric(*b)) && bytes.last().is_some_and(|b| alphanumeric(*b));
     let separators = part.split(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit());
     ends_are_good && separators.into_iter().all(|s| matches!(s, "" | "." | "_" | "__") || s.bytes().all(|b| b == b'-'))
 }
@@ -177,9 +180,38 @@ mod tests {
         let long = format!("a/{}", "b".repeat(255));
         let long_tag = format!("a:{}", "b".repeat(129));
         for given in [
-            "", "/", "a/", "/a", "a//b", "A/b", "a:", "a:.x", "a:-x", "a b", "a\nb", "../etc", "a/../b", "a/.b", "a/b-", "a__-b", "a___b",
-            "quay.io/", "-x.io/a", "host:70000/a", "host:+5/a", "host:/a", "a@sha256:00", "a@", "a@md5:0", "[zz]/a", "ü", "a:ü", "<a>", "a'b",
-            &long, &long_tag,
+            "",
+            "/",
+            "a/",
+            "/a",
+            "a//b",
+            "A/b",
+            "a:",
+            "a:.x",
+            "a:-x",
+            "a b",
+            "a\nb",
+            "../etc",
+            "a/../b",
+            "a/.b",
+            "a/b-",
+            "a__-b",
+            "a___b",
+            "quay.io/",
+            "-x.io/a",
+            "host:70000/a",
+            "host:+5/a",
+            "host:/a",
+            "a@sha256:00",
+            "a@",
+            "a@md5:0",
+            "[zz]/a",
+            "ü",
+            "a:ü",
+            "<a>",
+            "a'b",
+            &long,
+            &long_tag,
         ] {
             assert!(given.parse::<ImageName>().is_err(), "{given:?}");
         }

@@ -185,7 +185,8 @@ fn backing_name(head: &[u8], cluster_bytes: u64) -> Result<Option<String>, Qcow2
         return Err(Damaged("the backing file's name lies outside of the first cluster"));
     }
     let name = usize::try_from(at).ok().zip(usize::try_from(end).ok()).and_then(|(at, end)| head.get(at..end));
-    name.map(|name| Some(String::from_utf8_lossy(name).into_owned())).ok_or(Damaged("the backing file's name is cut short"))
+    name.map(|name| Some(String::from_utf8_lossy(name).into_owned()))
+        .ok_or(Damaged("the backing file's name is cut short"))
 }
 
 #[derive(Default)]

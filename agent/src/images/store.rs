@@ -225,11 +225,14 @@ impl ImageStore {
             .map(|image| ListedImage {
                 image: Some(image.clone()),
                 blob: image.blob.clone(),
-                used_by: users(&|c| c.full_name == image.full_name && c.blob.digest == image.blob.digest).into_iter().collect(),
+                used_by: users(&|c| c.full_name == image.full_name && c.blob.digest == image.blob.digest)
+                    .into_iter()
+                    .collect(),
             })
             .collect();
         let held: BTreeSet<_> = claims.iter().flat_map(|c| &c.images).map(|i| &i.blob).collect();
-        for blob in held.into_iter().filter(|blob| index.images().iter().all(|image| image.blob.digest != blob.digest)) {
+        for blob in held.into_iter().filter(|blob| index.images().iter().all(|image| image.blob.digest != blob.digest))
+        {
             let used_by = users(&|c| c.blob.digest == blob.digest).into_iter().collect();
             listed.push(ListedImage { image: None, blob: blob.clone(), used_by });
         }
@@ -337,15 +340,16 @@ impl ImageStore {
     fn require_disk_files(&self, images: &[ClaimedImage]) -> Result<(), StoreError> {
         match images.iter().find(|image| !self.has_disk_file(&image.blob)) {
             None => Ok(()),
-            Some(image) => Err(StoreError::DiskFileMissing {
-                path: self.path_of(&image.blob),
-                full_name: image.full_name.clone(),
-            }),
+            Some(image) => {
+                Err(StoreError::DiskFileMissing { path: self.path_of(&image.blob), full_name: image.full_name.clone() })
+            }
         }
     }
 
     fn has_disk_file(&self, blob: &Blob) -> bool {
-        self.blobs.open_file(&blob.file_name()).is_ok_and(|file| file.metadata().is_ok_and(|m| m.len() == blob.file_bytes))
+        self.blobs
+            .open_file(&blob.file_name())
+            .is_ok_and(|file| file.metadata().is_ok_and(|m| m.len() == blob.file_bytes))
     }
 
     fn create_incoming(&self) -> Result<Incoming<'_>, StoreError> {
@@ -374,7 +378,8 @@ impl ImageStore {
         }
         let (index, claims) = (self.read_index()?, self.claims.all()?);
         let claimed = claims.iter().flat_map(|claim| &claim.images).map(|image| &image.blob);
-        let referred: BTreeSet<_> = index.images().iter().map(|image| &image.blob).chain(claimed).map(Blob::file_name).collect();
+        let referred: BTreeSet<_> =
+            index.images().iter().map(|image| &image.blob).chain(claimed).map(Blob::file_name).collect();
         for name in self.blobs.names()?.iter().filter(|name| !referred.contains(*name)) {
             self.blobs.remove_file_if_exists(name)?;
         }

@@ -162,7 +162,8 @@ fn root_directory(tree: Tree, files: &[IsoFile<'_>], extents: &[Extent]) -> Vec<
     let mut directory = directory_record(&[0], own, IS_DIRECTORY); // itself
     directory.extend(directory_record(&[1], own, IS_DIRECTORY)); // its parent
     for (file, extent) in files.iter().zip(extents) {
-        let name = if tree.joliet { ucs2(file.name) } else { format!("{};1", file.name.to_ascii_uppercase()).into_bytes() };
+        let name =
+            if tree.joliet { ucs2(file.name) } else { format!("{};1", file.name.to_ascii_uppercase()).into_bytes() };
         directory.extend(directory_record(&name, *extent, 0));
     }
     directory
