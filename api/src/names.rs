@@ -31,6 +31,10 @@ pub const RESERVED_FOR_GUESTS_ANNOTATION: &str = "kubevirt.io/reserved-memory";
 /// Namespace that holds our Leases, one a node, named after it.
 pub const SYSTEM_NAMESPACE: &str = "kubevirt-system";
 
+/// Annotation on a VirtualMachine that outlives its OfflineVirtualMachine: that one's UID. Written before the OfflineVirtualMachine is let go,
+/// so that an adoption decided before finds a changed VirtualMachine and fails (D3).
+pub const ORPHANED_BY_ANNOTATION: &str = "kubevirt.io/orphaned-by";
+
 /// XML namespace of our domain metadata, and the `kubevirt.io` namespace of domain XML since KubeVirt's first release.
 pub const DOMAIN_METADATA_NAMESPACE: &str = "http://kubevirt.io";
 

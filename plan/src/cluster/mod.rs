@@ -9,16 +9,34 @@
 //! No write is planned from caches. That one order of reads is enough for S2, D1, D3, D4 and F2 of the protocol (`docs/PROTOCOL.md`), whose
 //! rules the code names where it follows them.
 
+mod delete;
+mod draft;
+mod events;
+mod identity;
 mod lease;
+mod nodes;
+mod objects;
 mod observed;
+mod ovm;
+mod placement;
+mod start_failure;
+mod status;
 mod step;
+mod template;
+mod vm;
 
 use std::time::Duration;
 
 use jiff::Timestamp;
 
+pub use draft::plan;
+pub use events::*;
+pub use identity::firmware_uuid;
 pub use lease::*;
+pub use nodes::*;
+pub use objects::bound_node;
 pub use observed::*;
+pub use placement::*;
 pub use step::*;
 
 /// The time of a plan, on both clocks.

@@ -1,0 +1,44 @@
+//! What users are told of the planner's steps: the events of KubeVirt v0.5.0, word for word (`docs/API.md`).
+
+use std::time::Duration;
+
+use super::{Observed, Step};
+
+/// Delay after the first failed call.
+const FIRST_RETRY: Duration = Duration::from_millis(250);
+/// Longest delay between tries of a failing call.
+const LONGEST_RETRY: Duration = Duration::from_secs(30);
+
+/// An event about an OVM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventNote {
+    /// Warning, else Normal.
+    pub warning: bool,
+    /// One word, CamelCase.
+    pub reason: &'static str,
+    /// For people.
+    pub message: String,
+}
+
+/// The event that a carried out step is worth. `outcome` is its error as people are to read it. One per change; writes of metadata and status
+/// are worth none.
+pub fn event_for(step: &Step, observed: &Observed, outcome: Result<(), &str>) -> Option<EventNote> {
+    let name = &observed.key.name;
+    let (warning, reason, message) = match (step, outcome) {
+        (Step::CreateVm(_), Ok(())) => (false, "SuccessfulCreate", format!("Created virtual machine: {name}")),
+        (Step::CreateVm(_), Err(error)) => (true, "FailedCreate", format!("Error creating virtual machine: {error}")),
+        (Step::DeleteVm(at), Ok(())) => (false, "SuccessfulDelete", format!("Deleted virtual machine: {}", at.uid)),
+        (Step::DeleteVm(_), Err(error)) => {
+            (true, "FailedDelete", format!("Error deleting virtual machine {name}: {error}"))
+        }
+        (Step::EditVm(..) | Step::EditOvm(..) | Step::WriteVmStatus { .. } | Step::WriteOvmStatus { .. }, _) => {
+            return None;
+        }
+    };
+    Some(EventNote { warning, reason, message })
+}
+
+/// How long to wait after `attempts` failed calls in a row.
+pub fn retry_delay(attempts: u32) -> Duration {
+    FIRST_RETRY.saturating_mul(1_u32.checked_shl(attempts.saturating_sub(1)).unwrap_or(u32::MAX)).min(LONGEST_RETRY)
+}
