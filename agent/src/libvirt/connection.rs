@@ -28,6 +28,33 @@ pub(super) struct Connection {
     driver: String,
 }
 
+/// Why a connection could not be opened, before it is sorted into a [`ConnectError`].
+#[derive(Debug)]
+pub(super) struct OpenFailure {
+    pub(super) source: Failure,
+    /// The system's error number behind it, if there is one.
+    pub(super) errno: Option<i32>,
+}
+
+/// Opens a connection with keepalive and without events. Blocking.
+///
+/// # Errors
+/// What libvirt's client library says.
+pub(super) fn open(uri: &str) -> Result<Connect, OpenFailure> {
+    if uri.contains('\0') {
+        // virt would panic on it.
+        let source = Failure { code: virt_sys::VIR_ERR_INVALID_ARG, message: "it holds a NUL character".to_owned() };
+        return Err(OpenFailure { source, errno: None });
+    }
+    let connect = Connect::open(Some(uri)).map_err(|error| {
+        let errno = ffi::last_errno();
+        OpenFailure { source: error.into(), errno }
+    })?;
+    // A driver inside our own process has no keepalive, and needs none.
+    drop(connect.set_keep_alive(KEEPALIVE_INTERVAL_SECONDS, KEEPALIVE_COUNT));
+    Ok(connect)
+}
+
 impl Connection {
     /// Opens a connection and subscribes to its events. Blocking.
     ///
@@ -38,19 +65,9 @@ impl Connection {
         sink: impl FnOnce(watch::Sender<Option<CloseReason>>) -> Sink,
     ) -> Result<Self, ConnectError> {
         let failed = |source: Failure| ConnectError::Failed { uri: Arc::clone(uri), source };
-        if uri.contains('\0') {
-            // virt would panic on it.
-            let source =
-                Failure { code: virt_sys::VIR_ERR_INVALID_ARG, message: "it holds a NUL character".to_owned() };
-            return Err(ConnectError::BadUri { uri: Arc::clone(uri), source });
-        }
-        let connect = Connect::open(Some(uri)).map_err(|error| {
-            let errno = ffi::last_errno();
-            ConnectError::classify(Arc::clone(uri), error.into(), errno)
-        })?;
+        let connect =
+            open(uri).map_err(|failure| ConnectError::classify(Arc::clone(uri), failure.source, failure.errno))?;
         let driver = connect.driver_type().map_err(|error| failed(error.into()))?;
-        // A driver inside our own process has no keepalive, and needs none.
-        drop(connect.set_keep_alive(KEEPALIVE_INTERVAL_SECONDS, KEEPALIVE_COUNT));
         let (closed_sender, closed) = watch::channel(None);
         let subscriptions = Subscriptions::start(&connect, &sink(closed_sender)).map_err(failed)?;
         Ok(Self { connect, subscriptions, closed, driver })

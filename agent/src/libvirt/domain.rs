@@ -1,5 +1,6 @@
 //! Calls about domains. Each looks its domain up anew, so that a vanished one is an error and no handle outlives its connection.
 
+use tokio::net::UnixStream;
 use uuid::Uuid;
 use virt::domain::Domain;
 
@@ -186,6 +187,26 @@ impl Libvirt {
     /// [`Error::NoDomain`], [`Error::Refused`] when it is not XML; and see [`Error`].
     pub async fn set_metadata(&self, uuid: Uuid, element: String) -> Result<(), Error> {
         self.on_domain("set the metadata of", uuid, move |_, domain| set_metadata(domain, &element)).await
+    }
+
+    /// A socket to a running guest's first display, speaking its protocol (VNC).
+    ///
+    /// # Errors
+    /// [`Error::Refused`] when it does not run or has no display; and see [`Error`].
+    pub async fn open_graphics(&self, uuid: Uuid) -> Result<UnixStream, Error> {
+        let open = |_: &Connection, domain: &Domain| {
+            let unusable = |error: std::io::Error| Failure::internal(format!("unusable display socket: {error}"));
+            let socket = std::os::unix::net::UnixStream::from(ffi::graphics_fd(domain, 0)?);
+            socket.set_nonblocking(true).map_err(unusable)?;
+            Ok(socket)
+        };
+        let (operation, target) = ("open the display of", Target::Domain(uuid));
+        let socket = self.on_domain(operation, uuid, open).await?;
+        UnixStream::from_std(socket).map_err(|error| Error::Refused {
+            operation,
+            target,
+            source: Failure::internal(error.to_string()),
+        })
     }
 
     /// Looks a domain up and runs one ordinary call on it.

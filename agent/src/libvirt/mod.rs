@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use calls::{Call, NoAnswer};
 use connection::Connection;
+pub use console::Console;
 pub use domain::{DomainIdentity, DomainSummary, XmlView};
 pub use error::{ConnectError, Error, Failure, Target};
 pub use event::{
@@ -27,6 +28,7 @@ pub use state::{CrashedReason, DomainState, PausedReason, RunningReason, ShutOff
 
 mod calls;
 mod connection;
+mod console;
 mod domain;
 mod error;
 mod event;
