@@ -22,8 +22,13 @@
 
 mod admission;
 mod auth;
+pub mod openapi;
+pub mod patch;
+pub mod schema;
+pub mod selector;
 mod server;
 mod status;
+pub mod table;
 
 pub use admission::{Admission, AdmissionRequest, AdmitAll, Cause, Operation};
 pub use auth::User;

@@ -1,0 +1,173 @@
+//! The `format`s that a real server checks in CRD schemas; all others are ignored, as there.
+//!
+//! List: <https://pkg.go.dev/k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1#JSONSchemaProps>.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::sync::LazyLock;
+
+use regex::Regex;
+
+/// A format with a check behind it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Format {
+    Int32,
+    Float,
+    Byte,
+    Cidr,
+    Date,
+    DateTime,
+    Duration,
+    Email,
+    HexColor,
+    Hostname,
+    Ipv4,
+    Ipv6,
+    Mac,
+    Uri,
+    Uuid,
+    ShortName,
+    LongName,
+}
+
+impl Format {
+    /// The format of a schema of type `kind`, or nothing where the server would ignore it.
+    pub(crate) fn parse(kind: Option<&str>, format: Option<&str>) -> Option<Self> {
+        let format = format?;
+        match kind {
+            Some("integer") => (format == "int32").then_some(Self::Int32),
+            Some("number") => (format == "float").then_some(Self::Float),
+            None | Some("" | "string") => Some(match format.replace('-', "").as_str() {
+                "byte" => Self::Byte,
+                "cidr" => Self::Cidr,
+                "date" => Self::Date,
+                "datetime" => Self::DateTime,
+                "duration" => Self::Duration,
+                "email" => Self::Email,
+                "hexcolor" => Self::HexColor,
+                "hostname" => Self::Hostname,
+                "ipv4" => Self::Ipv4,
+                "ipv6" => Self::Ipv6,
+                "mac" => Self::Mac,
+                "uri" => Self::Uri,
+                "uuid" => Self::Uuid,
+                "k8sshortname" => Self::ShortName,
+                "k8slongname" => Self::LongName,
+                _ => return None,
+            }),
+            Some(_) => None,
+        }
+    }
+
+    /// The name as errors print it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Int32 => "int32",
+            Self::Float => "float",
+            Self::Byte => "byte",
+            Self::Cidr => "cidr",
+            Self::Date => "date",
+            Self::DateTime => "date-time",
+            Self::Duration => "duration",
+            Self::Email => "email",
+            Self::HexColor => "hexcolor",
+            Self::Hostname => "hostname",
+            Self::Ipv4 => "ipv4",
+            Self::Ipv6 => "ipv6",
+            Self::Mac => "mac",
+            Self::Uri => "uri",
+            Self::Uuid => "uuid",
+            Self::ShortName => "k8s-short-name",
+            Self::LongName => "k8s-long-name",
+        }
+    }
+
+    /// Whether `text` is of this format. Numeric formats say nothing about text.
+    pub(crate) fn admits(self, text: &str) -> bool {
+        match self {
+            Self::Int32 | Self::Float => true,
+            Self::Byte => base64::Engine::decode(&base64::engine::general_purpose::STANDARD, text).is_ok(),
+            Self::Cidr => is_cidr(text),
+            Self::Date => text.len() == 10 && text.parse::<jiff::civil::Date>().is_ok(),
+            Self::DateTime => text.contains(['T', 't']) && text.parse::<jiff::Timestamp>().is_ok(),
+            Self::Duration => DURATION.is_match(text),
+            Self::Email => EMAIL.is_match(text),
+            Self::HexColor => HEX_COLOR.is_match(text),
+            Self::Hostname => text.len() <= 255 && HOSTNAME.is_match(text),
+            Self::Ipv4 => text.parse::<Ipv4Addr>().is_ok(),
+            Self::Ipv6 => text.parse::<Ipv6Addr>().is_ok(),
+            Self::Mac => MAC.is_match(text),
+            Self::Uri => text.starts_with('/') || URI.is_match(text),
+            Self::Uuid => UUID.is_match(text),
+            Self::ShortName => super::names::is_dns_label(text),
+            Self::LongName => super::names::is_dns_subdomain(text),
+        }
+    }
+}
+
+fn is_cidr(text: &str) -> bool {
+    let Some((address, prefix)) = text.split_once('/') else { return false };
+    let Ok(prefix) = prefix.parse::<u8>() else { return false };
+    (address.parse::<Ipv4Addr>().is_ok() && prefix <= 32) || (address.parse::<Ipv6Addr>().is_ok() && prefix <= 128)
+}
+
+fn fixed(pattern: &str) -> Regex {
+    Regex::new(pattern).expect("the pattern is a constant that tests compile")
+}
+
+static DURATION: LazyLock<Regex> = LazyLock::new(|| {
+    fixed(
+        r"^[+-]?(0|((\d+\.?\d*|\.\d+) ?(ns|us|µs|μs|ms|s|m|h|d|w|nanos?|nanoseconds?|micros?|microseconds?|millis?|milliseconds?|seconds?|minutes?|hours?|days?|weeks?) ?)+)$",
+    )
+});
+static EMAIL: LazyLock<Regex> = LazyLock::new(|| fixed(r"^[^\s@<>]+@[^\s@<>]+$"));
+static HEX_COLOR: LazyLock<Regex> = LazyLock::new(|| fixed(r"^#?([0-9a-fA-F]{3}|[0-9a-fA-F]{6})$"));
+static HOSTNAME: LazyLock<Regex> = LazyLock::new(|| {
+    fixed(
+        r"^([a-zA-Z0-9\p{L}]([a-zA-Z0-9\p{L}-]{0,61}[a-zA-Z0-9\p{L}])?)(\.[a-zA-Z0-9\p{L}]([a-zA-Z0-9\p{L}-]{0,61}[a-zA-Z0-9\p{L}])?)*\.?$",
+    )
+});
+static MAC: LazyLock<Regex> = LazyLock::new(|| {
+    fixed(
+        r"^(([0-9a-fA-F]{2}:){5}([0-9a-fA-F]{2}:){0,14}[0-9a-fA-F]{2}|([0-9a-fA-F]{2}-){5}[0-9a-fA-F]{2}|([0-9a-fA-F]{4}\.){2}[0-9a-fA-F]{4})$",
+    )
+});
+static URI: LazyLock<Regex> = LazyLock::new(|| fixed(r"^[a-zA-Z][a-zA-Z0-9+.-]*:[^\s\x00-\x1f]+$"));
+static UUID: LazyLock<Regex> =
+    LazyLock::new(|| fixed(r"(?i)^[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}$"));
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn formats_admit_what_they_name() {
+        let table = [
+            (Format::Byte, "aGk=", "aGk"),
+            (Format::Cidr, "10.0.0.0/8", "10.0.0.0/33"),
+            (Format::Date, "2026-11-22", "2026-13-22"),
+            (Format::DateTime, "2026-11-22T15:00:00Z", "2026-11-22"),
+            (Format::Duration, "1h30m", "soon"),
+            (Format::Email, "a@b", "a"),
+            (Format::HexColor, "#ffF", "#ff"),
+            (Format::Hostname, "a.b-c", "-a"),
+            (Format::Ipv4, "1.2.3.4", "1.2.3"),
+            (Format::Ipv6, "::1", "1.2.3.4"),
+            (Format::Mac, "52:54:00:12:34:56", "52:54:00"),
+            (Format::Uri, "https://a/b", "a b"),
+            (Format::Uuid, "5d307ca9-b3ef-428c-8861-06e72d69f223", "5d307ca9"),
+            (Format::ShortName, "abc-1", "a.b"),
+            (Format::LongName, "a.b", "A.b"),
+        ];
+        for (format, good, bad) in table {
+            assert!(format.admits(good), "{} {good}", format.name());
+            assert!(!format.admits(bad), "{} {bad}", format.name());
+        }
+    }
+
+    #[test]
+    fn unknown_formats_are_ignored() {
+        assert_eq!(Format::parse(Some("string"), Some("fancy")), None);
+        assert_eq!(Format::parse(Some("object"), Some("date-time")), None);
+        assert_eq!(Format::parse(Some("string"), Some("date-time")), Some(Format::DateTime));
+    }
+}
