@@ -2,6 +2,7 @@
 
 pub mod disks;
 pub mod hostfs;
+pub mod image_command;
 pub mod images;
 pub mod libvirt;
 pub mod seed;

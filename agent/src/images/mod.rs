@@ -20,6 +20,9 @@ pub mod name;
 pub mod qcow2;
 pub mod store;
 
+/// Where the agent keeps its state unless it is told otherwise.
+pub const DEFAULT_DATA_DIR: &str = "/var/lib/ovm";
+
 pub use claims::{ClaimedImage, VmReference};
 pub use format::{DiskFormat, RefusedFormat};
 pub use index::{Blob, Digest, Image};
