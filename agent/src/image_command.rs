@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use crate::images::{ImageName, ImageNameError, ImageStore, ImportError, ListedImage, StoreError};
+use crate::images::{ImageName, ImageNameError, ImageStore, ImportError, ListedImage, StoreError, name_some};
 
 /// Enough of a digest to tell two apart, as container tools show it.
 const SHOWN_DIGEST_DIGITS: usize = 12;
@@ -93,7 +93,10 @@ impl ImageArgs {
                 })?;
                 writeln!(out, "imported {name}: {}, {}", imported.blob.format, imported.blob.digest)?;
                 if let Some(before) = imported.replaced {
-                    writeln!(out, "it was {before} before; VirtualMachines that exist keep that one until they are deleted")?;
+                    writeln!(
+                        out,
+                        "it was {before} before; VirtualMachines that exist keep that one until they are deleted"
+                    )?;
                 }
             }
             ImageVerb::List => write_table(&ImageStore::open(&self.data_dir)?.list()?, out)?,
@@ -120,10 +123,6 @@ fn write_table(images: &[ListedImage], out: &mut impl Write) -> io::Result<()> {
 
 fn table_row(listed: &ListedImage) -> [String; 7] {
     let image = listed.image.as_ref();
-    let mut used_by = listed.used_by.iter().take(SHOWN_VMS).map(ToString::to_string).collect::<Vec<_>>().join(",");
-    if listed.used_by.len() > SHOWN_VMS {
-        used_by.push_str(&format!(" and {} more", listed.used_by.len() - SHOWN_VMS));
-    }
     [
         image.map_or("<none>".to_owned(), |image| image.name.clone()),
         listed.blob.digest.hex().chars().take(SHOWN_DIGEST_DIGITS).collect(),
@@ -131,7 +130,7 @@ fn table_row(listed: &ListedImage) -> [String; 7] {
         size(listed.blob.file_bytes),
         size(listed.blob.virtual_bytes),
         image.map_or("-".to_owned(), |image| image.imported.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()),
-        if used_by.is_empty() { "-".to_owned() } else { used_by },
+        if listed.used_by.is_empty() { "-".to_owned() } else { name_some(&listed.used_by, SHOWN_VMS) },
     ]
 }
 
@@ -140,7 +139,7 @@ fn size(bytes: u64) -> String {
     const UNITS: [(&str, u32); 4] = [("Ti", 40), ("Gi", 30), ("Mi", 20), ("Ki", 10)];
     match UNITS.iter().find(|(_, shift)| bytes >> shift > 0) {
         Some((unit, shift)) => {
-            let tenths = u128::from(bytes) * 10 >> shift;
+            let tenths = (u128::from(bytes) * 10) >> shift;
             format!("{}.{}{unit}", tenths / 10, tenths % 10)
         }
         None => format!("{bytes}"),
@@ -153,7 +152,9 @@ mod tests {
 
     #[test]
     fn sizes() {
-        for (bytes, text) in [(0, "0"), (1023, "1023"), (1024, "1.0Ki"), (12_058_624, "11.5Mi"), (u64::MAX, "16777215.9Ti")] {
+        for (bytes, text) in
+            [(0, "0"), (1023, "1023"), (1024, "1.0Ki"), (12_058_624, "11.5Mi"), (u64::MAX, "16777215.9Ti")]
+        {
             assert_eq!(size(bytes), text);
         }
     }

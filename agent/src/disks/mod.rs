@@ -18,6 +18,7 @@ mod qemu_img;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use domain_xml::{DiskLayer, DiskSource, LayerKind};
 use futures::StreamExt;
 use uuid::Uuid;
 
@@ -28,7 +29,8 @@ use crate::seed::SeedTooLarge;
 use make::{Qcow2Disk, make_qcow2_if_needed, write_seed_if_needed};
 
 pub use plan::{VolumeContent, VolumePlan, VolumePlanError, plan_volumes};
-pub use qemu_img::{BackingFile, QemuImgError};
+use qemu_img::BackingFile;
+pub use qemu_img::QemuImgError;
 
 const VMS_DIRECTORY: &str = "vms";
 /// Volumes of one VM that are made at a time.
@@ -53,12 +55,8 @@ pub struct PreparedDisk {
     pub ordinal: usize,
     /// Name of the volume.
     pub volume: String,
-    /// Absolute path of its file.
-    pub path: PathBuf,
-    /// Format of that file.
-    pub format: DiskFormat,
-    /// What the file stands on, top first. The chain ends after the last one.
-    pub backing: Vec<BackingFile>,
+    /// Its file, and what that stands on: what the domain names.
+    pub source: DiskSource,
 }
 
 /// Why the disks of a VM are not ready.
@@ -127,10 +125,9 @@ impl PrepareError {
         match self {
             Self::Images(StoreError::NotFound(_)) => "ErrImageNotFound",
             Self::Images(_) => "ImageStoreFailed",
-            Self::Directory(_) => "DiskFailed",
             Self::Volume { source: VolumeError::Unreadable { .. } | VolumeError::Differs { .. }, .. } => "DiskDiffers",
             Self::Volume { source: VolumeError::Seed(_), .. } => "UserDataTooLarge",
-            Self::Volume { .. } => "DiskFailed",
+            Self::Directory(_) | Self::Volume { .. } => "DiskFailed",
             Self::Full { .. } => "DiskFull",
         }
     }
@@ -272,11 +269,20 @@ impl DiskStore {
         Ok(PreparedDisk {
             ordinal,
             volume: plan.volume.clone(),
-            path: directory.path_of(&made.name),
-            format: made.format,
-            backing: made.backing.into_iter().collect(),
+            source: DiskSource {
+                top: layer(directory.path_of(&made.name), made.format),
+                backing: made.backing.map(|backing| layer(backing.path, backing.format)).into_iter().collect(),
+            },
         })
     }
+}
+
+fn layer(path: PathBuf, format: DiskFormat) -> DiskLayer {
+    let format = match format {
+        DiskFormat::Raw => domain_xml::DiskFormat::Raw,
+        DiskFormat::Qcow2 => domain_xml::DiskFormat::Qcow2,
+    };
+    DiskLayer { kind: LayerKind::File, path, format }
 }
 
 /// Runs file operations where they may wait.

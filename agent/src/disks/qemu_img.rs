@@ -15,11 +15,11 @@ const MAX_MESSAGE_BYTES: usize = 500;
 
 /// The file that a qcow2 file stands on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BackingFile {
+pub(super) struct BackingFile {
     /// Absolute path.
-    pub path: PathBuf,
+    pub(super) path: PathBuf,
     /// Its recorded format.
-    pub format: DiskFormat,
+    pub(super) format: DiskFormat,
 }
 
 /// Why `qemu-img` made no file.

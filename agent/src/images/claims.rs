@@ -31,6 +31,15 @@ impl std::fmt::Display for VmReference {
     }
 }
 
+/// The first `shown` of `vms`, and how many more there are.
+pub fn name_some(vms: &[VmReference], shown: usize) -> String {
+    let names = vms.iter().take(shown).map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    match vms.len().saturating_sub(shown) {
+        0 => names,
+        more => format!("{names} and {more} more"),
+    }
+}
+
 /// The disk file that one volume of a VM stands on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -23,7 +23,7 @@ pub mod store;
 /// Where the agent keeps its state unless it is told otherwise.
 pub const DEFAULT_DATA_DIR: &str = "/var/lib/ovm";
 
-pub use claims::{ClaimedImage, VmReference};
+pub use claims::{ClaimedImage, VmReference, name_some};
 pub use format::{DiskFormat, RefusedFormat};
 pub use index::{Blob, Digest, Image};
 pub use name::{ImageName, ImageNameError};

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::claims::{Claim, ClaimedImage, Claims, VmReference};
+use super::claims::{Claim, ClaimedImage, Claims, VmReference, name_some};
 use super::copy::{CopyError, copy_file, hash_file};
 use super::format::{DetectedFormat, RefusedFormat, detect_format};
 use super::index::{Blob, Digest, Image, Index, IndexError};
@@ -20,6 +20,8 @@ const LOCK_FILE: &str = "lock";
 const INDEX_FILE: &str = "index.json";
 /// Room for about 100,000 images.
 const MAX_INDEX_BYTES: u64 = 64 << 20;
+/// VMs named in an error.
+const SHOWN_VMS: usize = 10;
 
 /// The images of this node.
 #[derive(Debug)]
@@ -81,7 +83,7 @@ pub enum StoreError {
     #[error("image {0} is not on this node; import it: ovm-agent image import {0} FILE")]
     NotFound(ImageName),
     /// VMs still stand on the image.
-    #[error("image {name} is in use by {}; delete these VirtualMachines first", list_some(used_by))]
+    #[error("image {name} is in use by {}; delete these VirtualMachines first", name_some(used_by, SHOWN_VMS))]
     InUse {
         /// The image.
         name: ImageName,
@@ -206,7 +208,7 @@ impl ImageStore {
         incoming.file.sync_all().map_err(on_copy("write in"))?;
         let file_bytes = incoming.file.metadata().map_err(on_copy("read in"))?.len();
 
-        Ok(self.take_in(name, incoming, Blob { digest, format, file_bytes, virtual_bytes })?)
+        Ok(self.take_in(name, &incoming, Blob { digest, format, file_bytes, virtual_bytes })?)
     }
 
     /// All images, sorted by name, then the disk files that only VMs hold.
@@ -314,7 +316,7 @@ impl ImageStore {
     }
 
     /// The second half of an import: from here on other users of the store wait.
-    fn take_in(&self, name: &ImageName, incoming: Incoming<'_>, blob: Blob) -> Result<ImportedImage, StoreError> {
+    fn take_in(&self, name: &ImageName, incoming: &Incoming<'_>, blob: Blob) -> Result<ImportedImage, StoreError> {
         let _lock = self.lock_exclusive()?;
         let mut index = self.read_index()?;
         let replaced = index.insert(name, blob.clone(), Timestamp::now()).map(|blob| blob.digest);
@@ -413,16 +415,6 @@ impl ImageStore {
         how(&file).map_err(|e| FileError::new("lock", self.root.path_of(LOCK_FILE), e))?;
         Ok(StoreLock { _file: file })
     }
-}
-
-/// The first ten of `vms`, and how many more there are.
-fn list_some(vms: &[VmReference]) -> String {
-    const SHOWN: usize = 10;
-    let mut text = vms.iter().take(SHOWN).map(ToString::to_string).collect::<Vec<_>>().join(", ");
-    if vms.len() > SHOWN {
-        text.push_str(&format!(" and {} more", vms.len() - SHOWN));
-    }
-    text
 }
 
 #[cfg(test)]

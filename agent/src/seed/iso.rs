@@ -11,7 +11,7 @@
 //!                                       21, 22  the same for Joliet
 //! ```
 
-const SECTOR_BYTES: usize = 2048;
+const SECTOR_BYTES: u16 = 2048;
 const PRIMARY_DESCRIPTOR: u32 = 16;
 const JOLIET_DESCRIPTOR: u32 = 17;
 const END_OF_DESCRIPTORS: u32 = 18;
@@ -21,8 +21,6 @@ const PATH_TABLE_BYTES: u32 = 10;
 /// UCS-2 level 3, in the Joliet descriptor: makes it one.
 const JOLIET_ESCAPE: &[u8] = b"%/E";
 const IS_DIRECTORY: u8 = 2;
-/// All that the fixed layout has room for.
-const MAX_FILES: usize = 8;
 
 /// A file of the image.
 #[derive(Clone, Copy)]
@@ -45,10 +43,16 @@ struct Tree {
 const PLAIN: Tree = Tree { little_path_table: 19, big_path_table: 20, root: 23, joliet: false };
 const JOLIET: Tree = Tree { little_path_table: 21, big_path_table: 22, root: 24, joliet: true };
 
-/// Makes the image. `label` is at most 16 ASCII characters, the files are at most eight, in the order of their names.
+impl Tree {
+    fn root_extent(self) -> Extent {
+        Extent { sector: self.root, length: SECTOR_BYTES.into() }
+    }
+}
+
+/// Makes the image. `label` is at most 16 ASCII characters, the files are in the order of their names.
 /// None if it would not fit the format.
 pub(super) fn make_iso(label: &str, files: &[IsoFile<'_>]) -> Option<Vec<u8>> {
-    if files.len() > MAX_FILES || label.len() > 16 || !label.is_ascii() {
+    if label.len() > 16 || !label.is_ascii() {
         return None;
     }
     let mut extents = Vec::with_capacity(files.len());
@@ -56,16 +60,16 @@ pub(super) fn make_iso(label: &str, files: &[IsoFile<'_>]) -> Option<Vec<u8>> {
     for file in files {
         let length = u32::try_from(file.content.len()).ok()?;
         extents.push(Extent { sector: next, length });
-        next = next.checked_add(length.div_ceil(SECTOR_BYTES as u32))?;
+        next = next.checked_add(length.div_ceil(SECTOR_BYTES.into()))?;
     }
-    let mut image = vec![0; usize::try_from(next).ok()?.checked_mul(SECTOR_BYTES)?];
-    put(&mut image, PRIMARY_DESCRIPTOR, &volume_descriptor(label, next, PLAIN));
-    put(&mut image, JOLIET_DESCRIPTOR, &volume_descriptor(label, next, JOLIET));
+    let mut image = vec![0; usize::try_from(next).ok()?.checked_mul(SECTOR_BYTES.into())?];
+    put(&mut image, PRIMARY_DESCRIPTOR, &volume_descriptor(label, next, PLAIN)?);
+    put(&mut image, JOLIET_DESCRIPTOR, &volume_descriptor(label, next, JOLIET)?);
     put(&mut image, END_OF_DESCRIPTORS, b"\xffCD001\x01");
     for tree in [PLAIN, JOLIET] {
         put(&mut image, tree.little_path_table, &path_table(tree.root.to_le_bytes(), 1_u16.to_le_bytes()));
         put(&mut image, tree.big_path_table, &path_table(tree.root.to_be_bytes(), 1_u16.to_be_bytes()));
-        put(&mut image, tree.root, &root_directory(tree, files, &extents));
+        put(&mut image, tree.root, &root_directory(tree, files, &extents)?);
     }
     for (file, extent) in files.iter().zip(&extents) {
         put(&mut image, extent.sector, file.content);
@@ -80,7 +84,7 @@ struct Extent {
 }
 
 fn put(image: &mut [u8], sector: u32, bytes: &[u8]) {
-    let start = sector as usize * SECTOR_BYTES;
+    let start = sector as usize * usize::from(SECTOR_BYTES);
     image[start..start + bytes.len()].copy_from_slice(bytes);
 }
 
@@ -113,9 +117,9 @@ fn ucs2(text: &str) -> Vec<u8> {
 }
 
 /// ECMA-119, 8.4 and 8.5.
-fn volume_descriptor(label: &str, sectors: u32, tree: Tree) -> Vec<u8> {
+fn volume_descriptor(label: &str, sectors: u32, tree: Tree) -> Option<Vec<u8>> {
     let text = |text: &str, bytes| padded(text, bytes, tree.joliet);
-    let mut d = Vec::with_capacity(SECTOR_BYTES);
+    let mut d = Vec::with_capacity(SECTOR_BYTES.into());
     d.push(if tree.joliet { 2 } else { 1 });
     d.extend(b"CD001\x01\0");
     d.extend(text("", 32)); // system
@@ -129,13 +133,13 @@ fn volume_descriptor(label: &str, sectors: u32, tree: Tree) -> Vec<u8> {
     d.extend(escape);
     d.extend(both_u16(1)); // discs in the set
     d.extend(both_u16(1)); // this one
-    d.extend(both_u16(SECTOR_BYTES as u16));
+    d.extend(both_u16(SECTOR_BYTES));
     d.extend(both_u32(PATH_TABLE_BYTES));
     d.extend(tree.little_path_table.to_le_bytes());
     d.extend([0; 4]); // no second copy
     d.extend(tree.big_path_table.to_be_bytes());
     d.extend([0; 4]);
-    d.extend(directory_record(&[0], Extent { sector: tree.root, length: SECTOR_BYTES as u32 }, IS_DIRECTORY));
+    d.extend(directory_record(&[0], tree.root_extent(), IS_DIRECTORY)?);
     for bytes in [128, 128, 128, 128, 37, 37, 37] {
         d.extend(text("", bytes)); // volume set, publisher, preparer, application, three file names
     }
@@ -144,8 +148,8 @@ fn volume_descriptor(label: &str, sectors: u32, tree: Tree) -> Vec<u8> {
         d.push(0);
     }
     d.push(1); // version of the directory records
-    d.resize(SECTOR_BYTES, 0);
-    d
+    d.resize(SECTOR_BYTES.into(), 0);
+    Some(d)
 }
 
 /// ECMA-119, 9.4: the root alone.
@@ -157,30 +161,30 @@ fn path_table(root: [u8; 4], parent: [u8; 2]) -> Vec<u8> {
     table
 }
 
-fn root_directory(tree: Tree, files: &[IsoFile<'_>], extents: &[Extent]) -> Vec<u8> {
-    let own = Extent { sector: tree.root, length: SECTOR_BYTES as u32 };
-    let mut directory = directory_record(&[0], own, IS_DIRECTORY); // itself
-    directory.extend(directory_record(&[1], own, IS_DIRECTORY)); // its parent
+fn root_directory(tree: Tree, files: &[IsoFile<'_>], extents: &[Extent]) -> Option<Vec<u8>> {
+    let mut directory = directory_record(&[0], tree.root_extent(), IS_DIRECTORY)?; // itself
+    directory.extend(directory_record(&[1], tree.root_extent(), IS_DIRECTORY)?); // its parent
     for (file, extent) in files.iter().zip(extents) {
         let name =
             if tree.joliet { ucs2(file.name) } else { format!("{};1", file.name.to_ascii_uppercase()).into_bytes() };
-        directory.extend(directory_record(&name, *extent, 0));
+        directory.extend(directory_record(&name, *extent, 0)?);
     }
-    directory
+    // It has one sector.
+    (directory.len() <= SECTOR_BYTES.into()).then_some(directory)
 }
 
 /// ECMA-119, 9.1.
-fn directory_record(name: &[u8], extent: Extent, flags: u8) -> Vec<u8> {
-    // 33 fixed bytes, the name, and one more if that makes the sum even. At most 33 + 48 here.
+fn directory_record(name: &[u8], extent: Extent, flags: u8) -> Option<Vec<u8>> {
+    // 33 fixed bytes, the name, and one more if that makes the sum even.
     let length = (33 + name.len()).next_multiple_of(2);
-    let mut record = vec![length as u8, 0];
+    let mut record = vec![u8::try_from(length).ok()?, 0];
     record.extend(both_u32(extent.sector));
     record.extend(both_u32(extent.length));
     record.extend([70, 1, 1, 0, 0, 0, 0]); // 1970-01-01, UTC
     record.extend([flags, 0, 0]);
     record.extend(both_u16(1)); // disc
-    record.push(name.len() as u8);
+    record.push(u8::try_from(name.len()).ok()?);
     record.extend(name);
     record.resize(length, 0);
-    record
+    Some(record)
 }
