@@ -186,7 +186,7 @@ pub struct StartRecord {
 pub struct DisksState {
     /// VM UID whose disks this agent process prepared in full.
     pub ready_for: Option<String>,
-    /// VM UIDs of this guest that have files on the node.
+    /// VM UIDs of this guest that have files on the node, as far as the agent knows them; read at each look of a plan.
     pub present: Vec<String>,
 }
 

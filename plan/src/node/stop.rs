@@ -140,18 +140,19 @@ pub(super) fn plan_ended(guest: &Guest<'_>, vm: &VmFacts) -> NodePlan {
 
 /// A VM that is being deleted and has no domain: clean up, then let it go.
 pub(super) fn plan_let_go(guest: &Guest<'_>, vm: &VmFacts) -> NodePlan {
-    let files = guest.observed.disks.present.contains(&vm.uid);
-    let state = match (files, vm.has_finalizer) {
+    with_process_gone(guest, "LettingGo", || match teardown(guest, vm) {
+        Teardown::Files => NodePlan::act("Cleaning", vec![Step::CleanDisks { uid: vm.uid.clone() }]),
+        Teardown::Finalizer => drop_finalizer(guest, vm),
+        Teardown::Done => NodePlan::wait("LetGo", "somebody else's finalizer holds the object"),
+    })
+}
+
+/// What is left to do for a VM without domain and process.
+fn teardown(guest: &Guest<'_>, vm: &VmFacts) -> Teardown {
+    match (guest.observed.disks.present.contains(&vm.uid), vm.has_finalizer) {
         (true, _) => Teardown::Files,
         (false, true) => Teardown::Finalizer,
         (false, false) => Teardown::Done,
-    };
-    match state {
-        Teardown::Done => NodePlan::wait("LetGo", "somebody else's finalizer holds the object"),
-        Teardown::Files => with_process_gone(guest, "Cleaning", || {
-            NodePlan::act("Cleaning", vec![Step::CleanDisks { uid: vm.uid.clone() }])
-        }),
-        Teardown::Finalizer => with_process_gone(guest, "LettingGo", || drop_finalizer(guest, vm)),
     }
 }
 
