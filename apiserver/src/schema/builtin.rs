@@ -11,9 +11,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
-use super::cause::Cause;
 use super::metadata::{NameRule, validate_metadata, validate_metadata_update};
 use super::unknown::unknown_fields;
+use crate::admission::Cause;
 
 /// All of the data of a Secret or ConfigMap, in bytes.
 const DATA_LIMIT: usize = 1024 * 1024;

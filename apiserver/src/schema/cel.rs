@@ -3,8 +3,6 @@
 //! <https://kubernetes.io/docs/reference/using-api/cel/>. The expressions are kube-cel's work; this module finds the nodes
 //! that have rules, so that an object is converted to CEL values only there.
 
-use std::borrow::Cow;
-
 use cel::{CompiledSchema, ErrorKind, ValidationError, compile_schema};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
@@ -12,8 +10,9 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
 use serde_json::Value;
 
 use super::SchemaError;
-use super::cause::{self, Cause};
+use super::cause;
 use super::path::Path;
+use crate::admission::Cause;
 
 const RULES: &str = "x-kubernetes-validations";
 
@@ -124,10 +123,8 @@ fn to_cause(error: &ValidationError, value: &Value, path: &Path) -> Cause {
         Some(cause::FORBIDDEN) => Cause::forbidden(field, &detail),
         Some(cause::REQUIRED) => Cause::required(field, &detail),
         Some(cause::DUPLICATE) if !is_compound => Cause::duplicate(field, value),
-        Some(cause::DUPLICATE) => Cause::new(cause::DUPLICATE, field, "Duplicate value"),
-        _ if is_compound => {
-            Cause { reason: Cow::Borrowed(cause::INVALID), message: format!("Invalid value: {detail}"), field }
-        }
+        Some(cause::DUPLICATE) => Cause::new(cause::DUPLICATE, "Duplicate value", field),
+        _ if is_compound => Cause::new(cause::INVALID, format!("Invalid value: {detail}"), field),
         _ => Cause::invalid(field, value, &detail),
     }
 }

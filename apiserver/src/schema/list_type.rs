@@ -5,9 +5,9 @@
 
 use serde_json::{Map, Value};
 
-use super::cause::Cause;
 use super::path::Path;
 use super::structural::{ListType, Node};
+use crate::admission::Cause;
 
 /// Appends a cause for each element whose key another one has already.
 pub(crate) fn validate_list_types(value: &Value, node: &Node, path: &mut Path, causes: &mut Vec<Cause>) {

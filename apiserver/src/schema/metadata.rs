@@ -6,9 +6,9 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::{Map, Value};
 
-use super::cause::Cause;
 use super::names::{dns_label_errors, dns_subdomain_errors, label_key_errors, label_value_errors};
 use super::unknown::unknown_fields;
+use crate::admission::Cause;
 
 /// Keys and values of all annotations together, in bytes.
 const ANNOTATIONS_LIMIT: i64 = 256 * 1024;

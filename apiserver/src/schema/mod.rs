@@ -5,7 +5,7 @@
 //! Built-in kinds go through [`builtin`] instead. Nothing here reads a clock, a file or the store.
 
 pub mod builtin;
-pub mod cause;
+mod cause;
 mod cel;
 mod defaulting;
 mod duplicates;
@@ -22,7 +22,8 @@ mod validate;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use serde_json::Value;
 
-pub use cause::{Cause, invalid_message};
+use crate::admission::Cause;
+
 pub use duplicates::duplicate_fields;
 pub use metadata::{NameRule, finalizer_warnings, validate_metadata, validate_metadata_update};
 pub use names::{dns_label_errors, dns_subdomain_errors, label_key_errors, label_value_errors};
@@ -203,7 +204,7 @@ impl ResourceSchema {
         let Some(rules) = &self.rules else { return };
         let is_blocking = |c: &Cause| {
             [cause::NOT_SUPPORTED, cause::REQUIRED, cause::TOO_LONG, cause::TOO_MANY, cause::TYPE_INVALID]
-                .contains(&c.reason.as_ref())
+                .contains(&c.reason.as_str())
         };
         if causes.iter().any(is_blocking) {
             causes.push(Cause::invalid("<nil>", &Value::Null, RULES_NOT_CHECKED));

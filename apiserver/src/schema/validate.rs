@@ -6,10 +6,11 @@
 
 use serde_json::{Number, Value};
 
-use super::cause::{Cause, quote};
+use super::cause::quote;
 use super::formats::Format;
 use super::path::Path;
 use super::structural::{Additional, Checks, Exclusive, ListType, Node, Type};
+use crate::admission::Cause;
 
 /// Appends what is wrong with `value` to `causes`. A part that equals its counterpart in `old` is not looked at: an
 /// update is never refused for what it does not change.

@@ -7,7 +7,8 @@ use std::fmt;
 use serde_json::{Map, Value};
 
 use super::SelectorError;
-use crate::schema::{Cause, label_key_errors, label_value_errors};
+use crate::admission::Cause;
+use crate::schema::{label_key_errors, label_value_errors};
 
 /// A parsed label selector. The default selects everything.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
