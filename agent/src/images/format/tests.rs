@@ -43,7 +43,9 @@ fn a_fixed_vhd_is_told_by_its_trailer() {
 fn packed_files_are_named_with_their_fix() {
     let mut tar = vec![0; 1024];
     tar[257..262].copy_from_slice(b"ustar");
-    for (content, fix) in [(&b"\x1f\x8b\x08"[..], "gunzip FILE"), (b"\xfd7zXZ\0\0", "unxz FILE"), (&tar, "tar -xf FILE")] {
+    for (content, fix) in
+        [(&b"\x1f\x8b\x08"[..], "gunzip FILE"), (b"\xfd7zXZ\0\0", "unxz FILE"), (&tar, "tar -xf FILE")]
+    {
         let error = detect(content).unwrap_err().to_string();
         assert!(error.contains(fix), "{error}");
     }
@@ -59,7 +61,12 @@ fn qcow2_files_that_need_another_file_are_refused() {
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
     let create = |name: &str, args: &[&str]| {
-        let run = Command::new("qemu-img").args(["create", "-q", "-f", "qcow2"]).args(args).arg(path(name)).arg("1M").status();
+        let run = Command::new("qemu-img")
+            .args(["create", "-q", "-f", "qcow2"])
+            .args(args)
+            .arg(path(name))
+            .arg("1M")
+            .status();
         assert!(run.unwrap().success());
         detect_format(&File::open(path(name)).unwrap())
     };

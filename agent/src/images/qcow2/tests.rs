@@ -36,14 +36,17 @@ fn changed(change: impl FnOnce(&mut Vec<u8>)) -> Result<Qcow2Header, Qcow2Error>
 
 #[test]
 fn a_sane_header_is_read() {
-    assert_eq!(changed(|_| {}).unwrap(), Qcow2Header {
-        virtual_bytes: 1 << 30,
-        backing_file: None,
-        backing_format: None,
-        encrypted: false,
-        external_data_file: false,
-        needs_repair: false,
-    });
+    assert_eq!(
+        changed(|_| {}).unwrap(),
+        Qcow2Header {
+            virtual_bytes: 1 << 30,
+            backing_file: None,
+            backing_format: None,
+            encrypted: false,
+            external_data_file: false,
+            needs_repair: false,
+        }
+    );
 }
 
 #[test]
@@ -57,7 +60,10 @@ fn what_matters_is_seen() {
         h[112..115].copy_from_slice(b"raw");
     })
     .unwrap();
-    assert_eq!((with_backing.backing_file.as_deref(), with_backing.backing_format.as_deref()), (Some("/etc/shadow"), Some("raw")));
+    assert_eq!(
+        (with_backing.backing_file.as_deref(), with_backing.backing_format.as_deref()),
+        (Some("/etc/shadow"), Some("raw"))
+    );
     assert!(changed(|h| put_u32(h, 32, 1)).unwrap().encrypted);
     assert!(changed(|h| put_u64(h, 72, INCOMPATIBLE_DATA_FILE)).unwrap().external_data_file);
     let by_name = changed(|h| {
@@ -113,23 +119,29 @@ fn qemu_imgs_own_files_are_read() {
         assert!(run.expect("qemu-img is installed by xtask/host/install.sh").success(), "{args:?}");
     };
     let read = |name: &str| Qcow2Header::read(&File::open(path(name)).unwrap()).unwrap();
-    for options in ["compat=1.1", "compat=0.10", "cluster_size=512", "cluster_size=2M", "extended_l2=on", "compression_type=zstd"] {
+    for options in
+        ["compat=1.1", "compat=0.10", "cluster_size=512", "cluster_size=2M", "extended_l2=on", "compression_type=zstd"]
+    {
         create(&["-o", options, &path("plain"), "1G"]);
-        assert_eq!(read("plain"), Qcow2Header {
-            virtual_bytes: 1 << 30,
-            backing_file: None,
-            backing_format: None,
-            encrypted: false,
-            external_data_file: false,
-            needs_repair: false,
-        });
+        assert_eq!(
+            read("plain"),
+            Qcow2Header {
+                virtual_bytes: 1 << 30,
+                backing_file: None,
+                backing_format: None,
+                encrypted: false,
+                external_data_file: false,
+                needs_repair: false,
+            }
+        );
     }
     create(&["-u", "-b", "/nowhere", "-F", "raw", &path("overlay"), "1M"]);
     let overlay = read("overlay");
     assert_eq!((overlay.backing_file.as_deref(), overlay.backing_format.as_deref()), (Some("/nowhere"), Some("raw")));
     create(&["-o", &format!("data_file={}", path("data")), &path("split"), "1M"]);
     assert!(read("split").external_data_file);
-    let secret = ["--object", "secret,id=s,data=x", "-o", "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10"];
+    let secret =
+        ["--object", "secret,id=s,data=x", "-o", "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10"];
     create(&[&secret[..], &[&path("encrypted"), "1M"]].concat());
     assert!(read("encrypted").encrypted);
 }
