@@ -20,7 +20,7 @@ use crate::wait::wait_for;
 const SCRIPT: &str = include_str!("libvirtd.sh");
 
 /// A daemon answers its first call within a second on an idle machine; this is for a busy one.
-const READY_DEADLINE: Duration = Duration::from_secs(60);
+const READY_DEADLINE: Duration = Duration::from_mins(1);
 
 /// What has to be installed for a private libvirtd.
 const TOOLS: [&str; 5] = ["unshare", "tini", "libvirtd", "virtlogd", "virsh"];

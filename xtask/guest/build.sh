@@ -29,7 +29,7 @@ PATH=$PATH:/usr/sbin:/sbin
 
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
-inputs=$(cd "$here" && find . ../host/debian-source.sh -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum | cut -d' ' -f1)
+inputs=$(cd "$here" && find . -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum | cut -d' ' -f1)
 if [ -z "${FORCE:-}" ] && [ -s "$out/disk.img" ] && [ "$(cat "$out/inputs.sha256" 2>/dev/null)" = "$inputs" ]; then
   say "$out/disk.img is up to date"
   exit 0
@@ -42,7 +42,7 @@ trap 'rm -rf "$work"' EXIT
 packages=$out/packages
 [ -z "${FORCE:-}" ] || rm -rf "$packages"
 if ! ls "$packages"/linux-image-*.deb "$packages"/busybox-static_*.deb > /dev/null 2>&1; then
-  . "$here/apt.sh"
+  . "$here/../host/apt.sh"
   private_apt "$work/apt" "$SUITE" "$ARCHITECTURE"
   kernel=$(apt-cache "${PRIVATE_APT[@]}" depends linux-image-686 | awk '/Depends: linux-image-/ { print $2; exit }')
   [ -n "$kernel" ] || die "no linux-image-686 in $SUITE for $ARCHITECTURE"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what the project needs from Debian: libvirt, QEMU and the tools that build and test it. Does nothing where all of it is there.
+# Installs what the project needs from Debian: libvirt, QEMU, kubectl and the tools that build and test it. Does nothing where all of it is there.
 # usage: xtask/host/install.sh   (root, Debian 12 or newer)
 set -euo pipefail
 
@@ -9,7 +9,7 @@ TOOL_PACKAGES=(tini libxml2-utils pkg-config gcc libc6-dev make curl ca-certific
   busybox-static syslinux syslinux-common mtools dosfstools cpio gzip xz-utils zstd kmod)
 
 . /etc/os-release
-. "$(dirname "${BASH_SOURCE[0]}")/debian-source.sh"
+. "$(dirname "${BASH_SOURCE[0]}")/apt.sh"
 say() { printf 'install: %s\n' "$*"; }
 die() { printf 'install: %s\n' "$*" >&2; exit 1; }
 
@@ -19,10 +19,24 @@ missing() {
   done
 }
 
+# kubectl: the machine's own if it has one. Debian 12's is 1.20, too old for the API that we serve; the next release's needs nothing newer than Debian 12's libc.
+install_kubectl() {
+  local dir
+  dir=$(mktemp -d)
+  private_apt "$dir/apt" trixie "$(dpkg --print-architecture)" || return 1
+  (cd "$dir" && apt-get "${PRIVATE_APT[@]}" download kubectl && dpkg -i kubectl_*.deb > /dev/null) || return 1
+  rm -rf "$dir"
+}
+
 todo=$(missing)
-if [ -z "$todo" ]; then say "everything is installed"; exit 0; fi
+if [ -z "$todo" ] && command -v kubectl > /dev/null; then say "everything is installed"; exit 0; fi
 [ "$(id -u)" = 0 ] || die "not installed: $(echo $todo); run as root, or install these by hand"
 command -v apt-get >/dev/null || die "no apt-get here; install libvirt >= 11, QEMU >= 8 and: ${TOOL_PACKAGES[*]}"
+if ! command -v kubectl > /dev/null; then
+  say "installing: kubectl"
+  install_kubectl || die "kubectl cannot be installed from Debian here; install one of version 1.28 or newer (https://kubernetes.io/docs/tasks/tools/)"
+  [ -n "$todo" ] || exit 0
+fi
 say "installing: $(echo $todo)"
 
 export DEBIAN_FRONTEND=noninteractive

@@ -1,3 +1,86 @@
-//! Developer commands.
+//! Developer commands: `cargo xtask COMMAND`. The Makefile's targets end here where they need more than a line of shell.
 
-fn main() {}
+mod ci;
+mod demo;
+mod generate;
+mod guest;
+mod kvm;
+mod process;
+mod workspace;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::workspace::Workspace;
+
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", about = "Developer commands")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Everything that continuous integration checks
+    Ci {
+        /// Only the checks that compile and run no test
+        #[arg(long)]
+        only: Option<ci::Part>,
+    },
+    /// Writes the generated files, or with --check tells which are stale
+    Generate {
+        #[arg(long)]
+        check: bool,
+    },
+    /// Builds the demo guest's disk
+    Guest,
+    /// Boots the demo guest's kernel under KVM, and says whether KVM works on this host
+    KvmProbe,
+    /// Shows the user guide's example on this host
+    Demo,
+    /// Ends what `demo` started
+    Stop,
+    /// Builds for release and runs the benchmarks
+    Bench {
+        /// Passed on to the benchmarks
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    let workspace = Workspace::find()?;
+    match command {
+        Command::Ci { only } => ci::run(&workspace, only),
+        Command::Generate { check: false } => generate::write(&workspace),
+        Command::Generate { check: true } => generate::check(&workspace),
+        Command::Guest => guest::build(&workspace).map(drop),
+        Command::KvmProbe => {
+            let guest = guest::build(&workspace)?;
+            println!("{}", kvm::probe(&guest)?);
+            Ok(())
+        }
+        Command::Demo => demo::run(&workspace),
+        Command::Stop => demo::stop(&workspace),
+        Command::Bench { arguments } => {
+            guest::build(&workspace)?;
+            workspace.build_release()?;
+            process::run(
+                workspace.cargo("run").args(["--locked", "--release", "--package", "bench", "--"]).args(arguments),
+            )
+        }
+    }
+}

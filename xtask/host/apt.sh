@@ -1,7 +1,29 @@
-# Sourced by build scripts: a private apt that fetches packages of another suite or architecture, and leaves the host's apt and dpkg alone.
+# Sourced by scripts that need one more Debian suite, or another architecture, than the machine has. The archive is the one that the machine already uses.
 # shellcheck shell=bash disable=SC1091
 
-. "$(dirname "${BASH_SOURCE[0]}")/../host/debian-source.sh"
+# usage: debian_source SUITE   prints "URI KEYRING" of the first archive in apt's own sources that serves SUITE (KEYRING may be empty).
+# Reads both forms of apt's sources.
+debian_source() {
+  local files=()
+  for f in /etc/apt/sources.list.d/*.sources /etc/apt/sources.list.d/*.list /etc/apt/sources.list; do
+    [ ! -f "$f" ] || files+=("$f")
+  done
+  [ "${#files[@]}" -gt 0 ] || return 0
+  awk -v suite="$1" '
+    function done() { if (!found && hit && uri != "") { print uri, key; found = 1; exit }; uri = ""; key = ""; hit = 0 }
+    FNR == 1 || /^$/ { done() }
+    /^URIs:/ { uri = $2 }
+    /^Signed-By:/ { key = $2 }
+    /^Suites:/ { for (i = 2; i <= NF; i++) if ($i == suite) hit = 1 }
+    /^deb / {
+      line = $0; signed = ""
+      if (match(line, /signed-by=[^] ]+/)) signed = substr(line, RSTART + 10, RLENGTH - 10)
+      sub(/\[[^]]*\] */, "", line); split(line, f, " ")
+      if (f[3] == suite) { print f[2], signed; found = 1; exit }
+    }
+    END { done() }
+  ' "${files[@]}"
+}
 
 # usage: private_apt DIR SUITE ARCHITECTURE   makes DIR a private apt over SUITE of the archive that the machine's own packages come from, with fresh lists.
 # Sets PRIVATE_APT to the options that apt-get and apt-cache need.
