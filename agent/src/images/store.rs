@@ -1,8 +1,9 @@
 //! The store's operations. See the module above for the files.
 
 use std::collections::BTreeSet;
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -20,6 +21,9 @@ const LOCK_FILE: &str = "lock";
 const INDEX_FILE: &str = "index.json";
 /// Room for about 100,000 images.
 const MAX_INDEX_BYTES: u64 = 64 << 20;
+/// Many guests' QEMUs read one disk file, and none may write to it. Reading needs its name, which is its content's hash, because the directory
+/// cannot be listed.
+const DISK_FILE_MODE: u32 = 0o444;
 /// VMs named in an error.
 const SHOWN_VMS: usize = 10;
 
@@ -205,6 +209,10 @@ impl ImageStore {
         let DetectedFormat { format, virtual_bytes } = detect_format(&incoming.file).map_err(refused)?;
         let on_copy = |operation| move |e: io::Error| FileError::new(operation, incoming_path, e);
         let digest = hash_file(&incoming.file).map_err(on_copy("read in"))?;
+        incoming
+            .file
+            .set_permissions(Permissions::from_mode(DISK_FILE_MODE))
+            .map_err(on_copy("set the mode of a file in"))?;
         incoming.file.sync_all().map_err(on_copy("write in"))?;
         let file_bytes = incoming.file.metadata().map_err(on_copy("read in"))?.len();
 
