@@ -95,6 +95,25 @@ impl Builtin {
         }
     }
 
+    /// Plural, as in paths.
+    pub fn plural(self) -> &'static str {
+        match self {
+            Self::Namespace => "namespaces",
+            Self::Node => "nodes",
+            Self::Event => "events",
+            Self::Secret => "secrets",
+            Self::ConfigMap => "configmaps",
+            Self::Lease => "leases",
+            Self::ControllerRevision => "controllerrevisions",
+            Self::CustomResourceDefinition => "customresourcedefinitions",
+        }
+    }
+
+    /// Whether there is a `status` subresource.
+    pub fn has_status(self) -> bool {
+        matches!(self, Self::Namespace | Self::Node | Self::CustomResourceDefinition)
+    }
+
     /// Whether objects live in a namespace.
     pub fn is_namespaced(self) -> bool {
         !matches!(self, Self::Namespace | Self::Node | Self::CustomResourceDefinition)

@@ -34,7 +34,7 @@ pub(crate) fn coerce_metadata(object: &mut Value) -> Result<Vec<String>, Cause> 
         return Ok(Vec::new());
     }
     let typed: ObjectMeta = serde_json::from_value(metadata.clone())
-        .map_err(|source| Cause::invalid("metadata", metadata, &source.to_string()))?;
+        .map_err(|source| Cause::invalid("metadata", metadata, source.to_string()))?;
     let coerced = serde_json::to_value(&typed).unwrap_or(Value::Null);
     let mut unknown = Vec::new();
     unknown_fields(metadata, &coerced, "metadata", &mut unknown);

@@ -220,7 +220,7 @@ impl ResourceSchema {
         for (field, want) in expected {
             let got = object.get(field).and_then(Value::as_str).unwrap_or_default();
             if got != want {
-                causes.push(Cause::invalid(field, &Value::from(got), &format!("must be {want}")));
+                causes.push(Cause::invalid(field, &Value::from(got), format!("must be {want}")));
             }
         }
         causes

@@ -107,7 +107,7 @@ impl Requirement {
                 causes.push(Cause::invalid(
                     format!("values[{index}][{key}]"),
                     &Value::from(value.as_str()),
-                    &errors.join("; "),
+                    errors.join("; "),
                 ));
             }
             if matches!(operator, Operator::GreaterThan | Operator::LessThan) && value.parse::<i64>().is_err() {
@@ -169,7 +169,7 @@ impl Parser {
         }
         let errors = label_key_errors(&key);
         if !errors.is_empty() {
-            let cause = Cause::invalid("<nil>", &Value::from(key.as_str()), &errors.join("; "));
+            let cause = Cause::invalid("<nil>", &Value::from(key.as_str()), errors.join("; "));
             return fail(format!("{}: {}", cause.field, cause.message));
         }
         if is_negated {
