@@ -1,9 +1,20 @@
 //! End-to-end suites, and the harness that starts real servers for them.
 //!
+//! - [`stack`]: everything that one scenario needs, started for it and ended with it
 //! - [`libvirtd`]: a libvirtd for one test, apart from the host's
+//! - [`standalone`]: `ovm-standalone` as a child process
+//! - [`client`], [`console`]: kubectl and virtctl as a user runs them
+//! - [`machines`]: manifests of small machines
+//! - [`programs`]: where the programs are, and how they are run
 //! - [`wait`]: waiting for a state with a deadline
 //!
 //! The harness knows the project's programs only from outside: it starts the binaries and depends on none of their crates.
 
+pub mod client;
+pub mod console;
 pub mod libvirtd;
+pub mod machines;
+pub mod programs;
+pub mod stack;
+pub mod standalone;
 pub mod wait;

@@ -1,0 +1,87 @@
+//! A `virtctl console` session that a test reads and types into.
+
+use std::io::{Read as _, Write as _};
+use std::process::{Child, ChildStdin, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::client::Client;
+use crate::wait::wait_for;
+
+/// An open console. Dropping it ends virtctl.
+#[derive(Debug)]
+pub struct Console {
+    child: Child,
+    input: ChildStdin,
+    seen: Arc<Mutex<String>>,
+    /// How much of `seen` earlier expectations have used up.
+    read: usize,
+}
+
+impl Console {
+    /// Opens the console of a virtual machine that runs or is about to.
+    ///
+    /// # Errors
+    /// When virtctl is not built.
+    pub fn open(client: &Client, namespace: &str, name: &str) -> Result<Self> {
+        let mut child = client
+            .virtctl_command()?
+            .args(["console", name, "-n", namespace])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("run virtctl console")?;
+        let input = child.stdin.take().context("virtctl has no input")?;
+        let mut output = child.stdout.take().context("virtctl has no output")?;
+        let seen = Arc::new(Mutex::new(String::new()));
+        let writer = Arc::clone(&seen);
+        thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(length @ 1..) = output.read(&mut buffer) {
+                writer
+                    .lock()
+                    .expect("nobody panics with the lock")
+                    .push_str(&String::from_utf8_lossy(&buffer[..length]));
+            }
+        });
+        Ok(Self { child, input, seen, read: 0 })
+    }
+
+    /// Waits until the guest has printed `text`, after what earlier calls found, and returns all that came before it.
+    ///
+    /// # Errors
+    /// When it does not, in time; the message is what the guest printed in its place.
+    pub fn expect(&mut self, text: &str, deadline: Duration) -> Result<String> {
+        let seen = Arc::clone(&self.seen);
+        let read = self.read;
+        let found = wait_for(&format!("the console shows {text:?}"), deadline, || {
+            let seen = seen.lock().expect("nobody panics with the lock");
+            match seen[read..].find(text) {
+                Some(offset) => Ok((seen[read..read + offset].to_owned(), read + offset + text.len())),
+                None => bail!("it shows {:?}", &seen[read..]),
+            }
+        });
+        let (before, read) = found?;
+        self.read = read;
+        Ok(before)
+    }
+
+    /// Types into the console.
+    ///
+    /// # Errors
+    /// When the session has ended.
+    pub fn send(&mut self, text: &str) -> Result<()> {
+        self.input.write_all(text.as_bytes()).and_then(|()| self.input.flush()).context("type into the console")
+    }
+}
+
+impl Drop for Console {
+    fn drop(&mut self) {
+        let _already_gone = self.child.kill();
+        let _reaped = self.child.wait();
+    }
+}
