@@ -1,5 +1,7 @@
 //! `ovm-agent image` through the real binary: what users see, a kill at every step, and a full disk.
 
+#![expect(clippy::unwrap_used, reason = "clippy exempts #[test] functions, but not what they call")]
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
