@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use crate::hostfs::first_closed_directory;
 use crate::images::{ImageName, ImageNameError, ImageStore, ImportError, ListedImage, StoreError, name_some};
 
 /// Enough of a digest to tell two apart, as container tools show it.

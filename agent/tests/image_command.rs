@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "clippy exempts #[test] functions, but not what they call")]
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -60,6 +61,7 @@ fn assert_whole(data_dir: &Path, temp: &Path) {
 #[test]
 fn import_list_and_rm_as_the_guide_shows_them() {
     let temp = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(temp.path(), std::fs::Permissions::from_mode(0o711)).unwrap();
     let data = temp.path().join("data");
     let file = disk(temp.path(), 1);
     let file = file.to_str().unwrap();
@@ -75,6 +77,15 @@ fn import_list_and_rm_as_the_guide_shows_them() {
         "removed kubevirt/cirros-registry-disk-demo\n"
     );
     assert_eq!(out(&image(&data, &["list"])).lines().count(), 1);
+}
+
+#[test]
+fn a_data_directory_that_qemu_cannot_reach_is_pointed_out() {
+    let temp = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(temp.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
+    let text = out(&image(&temp.path().join("data"), &["import", "a", disk(temp.path(), 1).to_str().unwrap()]));
+    let fix = format!("chmod o+x {}", temp.path().canonicalize().unwrap().display());
+    assert!(text.contains(&fix), "{text}");
 }
 
 #[test]

@@ -309,6 +309,15 @@ pub fn open_user_file(path: &Path) -> Result<File, FileError> {
     Ok(File::from(handle))
 }
 
+/// The first directory on the way to `path`, `path` included, that lets nobody but its owner and group pass: QEMU's user cannot reach what is
+/// below it, unless it is one of them. None if there is none.
+pub fn first_closed_directory(path: &Path) -> Option<&Path> {
+    const OTHERS_PASS: u32 = 0o001;
+    let mut ways: Vec<&Path> = path.ancestors().collect();
+    ways.reverse();
+    ways.into_iter().find(|way| way.metadata().is_ok_and(|m| m.is_dir() && m.permissions().mode() & OTHERS_PASS == 0))
+}
+
 fn require_regular(handle: impl AsFd) -> io::Result<()> {
     let kind = SFlag::from_bits_truncate(fstat(handle)?.st_mode) & SFlag::S_IFMT;
     if kind == SFlag::S_IFREG {

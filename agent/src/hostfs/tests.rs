@@ -87,3 +87,17 @@ fn removing_a_directory_takes_links_and_not_their_targets() {
     assert!(!root.remove_directory_if_exists("sub").unwrap());
     assert!(outside.path().exists());
 }
+
+#[test]
+fn a_closed_directory_on_the_way_is_found() {
+    let (temp, _) = root();
+    let inner = temp.path().join("home/data");
+    std::fs::create_dir_all(&inner).unwrap();
+    let set = |path: &Path, mode| std::fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    for path in [temp.path(), temp.path().join("home").as_path(), &inner] {
+        set(path, 0o711);
+    }
+    assert_eq!(first_closed_directory(&inner), None);
+    set(&temp.path().join("home"), 0o700);
+    assert_eq!(first_closed_directory(&inner), Some(temp.path().join("home").as_path()));
+}
