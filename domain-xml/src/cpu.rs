@@ -2,6 +2,9 @@
 //!
 //! There is no `<cputune>`: libvirt refuses to start a guest with one on a host without the cpu cgroup controller, and `limits.cpu` is a bound for
 //! placement first. A guest cannot use more than its virtual processors anyhow.
+//!
+//! libvirt rounds memory up to whole MiB (measured: 977 KiB becomes 1024, 62500 becomes 63488), and QEMU starts with 1 MiB on q35 and on pc, though
+//! the firmware needs some 4 MiB to boot from a disk.
 
 use serde::Serialize;
 
@@ -54,5 +57,31 @@ impl Vcpu {
 impl Cpu {
     pub(crate) fn make(cores: u32) -> Self {
         Self { topology: Topology { sockets: 1, cores, threads: 1 } }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use crate::tests::{Guest, elements};
+
+    #[test]
+    fn memory_is_never_below_the_request() {
+        for (asked, kib) in
+            [("64M", 62500), ("1M", 977), ("5M", 4883), ("1Mi", 1024), ("1", 1), ("1.5Gi", 1_572_864), ("8192Ki", 8192)]
+        {
+            let guest = Guest::new(&json!({"resources": {"requests": {"memory": asked}}, "devices": {}}), &json!([]));
+            assert_eq!(elements(&guest.xml(), "memory"), [format!(r#"<memory unit="KiB">{kib}</memory>"#)], "{asked}");
+        }
+    }
+
+    #[test]
+    fn cores_are_in_one_socket() {
+        for (cpu, cores) in [(json!({}), 1), (json!({"cores": 4}), 4)] {
+            let xml = Guest::new(&json!({"cpu": cpu, "devices": {}}), &json!([])).xml();
+            assert_eq!(elements(&xml, "vcpu"), [format!(r#"<vcpu placement="static">{cores}</vcpu>"#)]);
+            assert_eq!(elements(&xml, "topology"), [format!(r#"<topology sockets="1" cores="{cores}" threads="1"/>"#)]);
+        }
     }
 }

@@ -1,4 +1,8 @@
 //! Features of the hypervisor that the guest sees.
+//!
+//! Nothing is left out under emulation. Measured with libvirt 11.3 and QEMU 10.0.2 by starting a guest for each: `type='qemu'` takes every Hyper-V
+//! feature, `eoi`, kvmclock and hypervclock, on and off, and starts; the guest sees none of them (CPUID leaf 0x40000000 reads `TCGTCGTCGTCG`). Under
+//! KVM a host that cannot do one (here nested KVM: vpindex, synic, vapic) fails the start with QEMU's message, as it should.
 
 use api::validated::{Hyperv as ValidatedHyperv, ValidatedFeatures};
 use serde::Serialize;
@@ -131,4 +135,51 @@ impl<'a> Hyperv<'a> {
 
 fn on_off(on: bool) -> &'static str {
     if on { "on" } else { "off" }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use crate::tests::{Guest, elements};
+
+    #[test]
+    fn features_are_as_asked_for() {
+        let hyperv = |features: &str| format!("<features><acpi/><apic/><hyperv>{features}</hyperv></features>");
+        let cases = [
+            (json!({}), "<features><acpi/><apic/></features>".to_owned()),
+            (json!({"acpi": {"enabled": false}, "apic": {"enabled": false}}), "<features/>".to_owned()),
+            (
+                json!({"acpi": {}, "apic": {"endOfInterrupt": true}}),
+                r#"<features><acpi/><apic eoi="on"/></features>"#.to_owned(),
+            ),
+            (json!({"apic": {"endOfInterrupt": false}}), r#"<features><acpi/><apic eoi="off"/></features>"#.to_owned()),
+            (json!({"hyperv": {}}), "<features><acpi/><apic/><hyperv/></features>".to_owned()),
+            (
+                json!({"hyperv": {"relaxed": {}, "vapic": {"enabled": false}}}),
+                hyperv(r#"<relaxed state="on"/><vapic state="off"/>"#),
+            ),
+            (json!({"hyperv": {"vpindex": {}, "synic": {}}}), hyperv(r#"<vpindex state="on"/><synic state="on"/>"#)),
+            (json!({"hyperv": {"runtime": {}, "reset": {}}}), hyperv(r#"<runtime state="on"/><reset state="on"/>"#)),
+            (json!({"hyperv": {"synictimer": {"enabled": false}}}), hyperv(r#"<stimer state="off"/>"#)),
+            (json!({"hyperv": {"spinlocks": {}}}), hyperv(r#"<spinlocks state="on" retries="4096"/>"#)),
+            (json!({"hyperv": {"spinlocks": {"enabled": false}}}), hyperv(r#"<spinlocks state="off"/>"#)),
+            (
+                json!({"hyperv": {"vendorid": {"vendorid": "<a & \"b\">"}}}),
+                hyperv(r#"<vendor_id state="on" value="&lt;a &amp; &quot;b&quot;&gt;"/>"#),
+            ),
+            (json!({"hyperv": {"vendorid": {"enabled": false}}}), hyperv(r#"<vendor_id state="off"/>"#)),
+        ];
+        for (features, expected) in cases {
+            let guest = Guest::new(&json!({"features": features, "devices": {}}), &json!([]));
+            assert_eq!(elements(&guest.xml(), "features"), [expected], "{features}");
+        }
+    }
+
+    #[test]
+    fn emulation_caps_its_translation_cache_and_leaves_nothing_out() {
+        let guest = Guest::new(&json!({"features": {"hyperv": {"relaxed": {}}}, "devices": {}}), &json!([])).emulated();
+        let expected = r#"<features><acpi/><apic/><hyperv><relaxed state="on"/></hyperv><tcg><tb-cache unit="MiB">128</tb-cache></tcg></features>"#;
+        assert_eq!(elements(&guest.xml(), "features"), [expected]);
+    }
 }

@@ -37,3 +37,6 @@ pub use mac::{MacAddress, MacAddressError};
 pub use metadata::{METADATA_PREFIX, Metadata, parse_metadata, render_metadata};
 pub use name::DomainName;
 pub use observed::{ObservedDevice, ObservedDisk, ObservedDomain, ParseError, parse};
+
+#[cfg(test)]
+mod tests;

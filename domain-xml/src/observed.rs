@@ -29,7 +29,7 @@ pub struct ObservedDomain {
     pub console_log: Option<PathBuf>,
     /// Disks, in order.
     pub disks: Vec<ObservedDisk>,
-    /// Every device that has an alias, an address or a hardware address, disks among them, in order.
+    /// Every device that has an alias, an address or a hardware address, disks among them, in order. Not `console`, which is a `serial` once more.
     pub devices: Vec<ObservedDevice>,
 }
 
@@ -124,7 +124,7 @@ pub fn parse(xml: &str) -> Result<ObservedDomain, ParseError> {
             .and_then(|serial| serial.child("log")?.attribute("file"))
             .map(PathBuf::from),
         disks: devices.children.iter().filter(|device| device.name == "disk").map(read_disk).collect(),
-        devices: devices.children.iter().filter_map(read_device).collect(),
+        devices: devices.children.iter().filter(|device| device.name != "console").filter_map(read_device).collect(),
     })
 }
 

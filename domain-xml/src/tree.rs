@@ -100,7 +100,7 @@ impl Element {
     fn make(namespace: &ResolveResult<'_>, start: &BytesStart<'_>) -> Result<Self, ParseError> {
         let mut element = Self { name: start.local_name().as_ref().to_owned(), ..Self::default() };
         match namespace {
-            ResolveResult::Bound(bound) => element.namespace = bound.as_ref().to_owned(),
+            ResolveResult::Bound(bound) => bound.as_ref().clone_into(&mut element.namespace),
             ResolveResult::Unbound => {}
             ResolveResult::Unknown(_) => return Err(ParseError::structure("a namespace prefix that is not declared")),
         }

@@ -200,3 +200,6 @@ fn is_below(dirs: &[PathBuf], path: &str) -> bool {
             .iter()
             .any(|dir| dir.is_absolute() && Path::new(path).strip_prefix(dir).is_ok_and(|rest| rest != Path::new("")))
 }
+
+#[cfg(test)]
+mod tests;

@@ -34,3 +34,37 @@ impl Controller {
         std::iter::once(usb).chain((0..scsi).map(|index| Self { kind: "scsi", index, model: "virtio-scsi" })).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use crate::tests::{Guest, elements};
+
+    fn controllers(buses: &[&str]) -> Vec<String> {
+        let disks: Vec<Value> = buses.iter().map(|bus| json!({"disk": {"bus": bus}})).collect();
+        elements(&Guest::with_disks("q35", &disks).xml(), "controller").into_iter().map(str::to_owned).collect()
+    }
+
+    const NO_USB: &str = r#"<controller type="usb" index="0" model="none"/>"#;
+    const USB: &str = r#"<controller type="usb" index="0" model="qemu-xhci"/>"#;
+    const SCSI: &str = r#"<controller type="scsi" index="0" model="virtio-scsi"/>"#;
+    const SECOND_SCSI: &str = r#"<controller type="scsi" index="1" model="virtio-scsi"/>"#;
+
+    #[test]
+    fn controllers_are_there_for_the_disks_that_need_them() {
+        let mixed: Vec<_> = std::iter::repeat_n("sata", 14).chain(["usb", "scsi"]).collect();
+        let cases: [(&[&str], &[&str]); 7] = [
+            (&[], &[NO_USB]),
+            (&["virtio", "sata"], &[NO_USB]),
+            (&["usb"], &[USB]),
+            (&["scsi"], &[NO_USB, SCSI]),
+            (&["scsi"; 15], &[NO_USB, SCSI]),
+            (&["scsi"; 16], &[NO_USB, SCSI, SECOND_SCSI]),
+            (&mixed, &[USB, SCSI, SECOND_SCSI]),
+        ];
+        for (buses, expected) in cases {
+            assert_eq!(controllers(buses), expected, "{buses:?}");
+        }
+    }
+}

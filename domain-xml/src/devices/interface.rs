@@ -73,3 +73,33 @@ impl<'a> Interface<'a> {
         }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::tests::{Guest, elements};
+    use crate::{MacAddress, Network};
+    use uuid::Uuid;
+
+    #[test]
+    fn each_network_has_its_source() {
+        let mac = MacAddress::derive(Uuid::from_u128(0x5d30_7ca9_b3ef_428c_8861_06e7_2d69_f223));
+        let cases = [
+            (Network::User, "user", ""),
+            (Network::Libvirt("default".to_owned()), "network", r#"<source network="default"/>"#),
+            (Network::Bridge("br0".to_owned()), "bridge", r#"<source bridge="br0"/>"#),
+        ];
+        for (network, kind, source) in cases {
+            let guest = Guest { network, nic_model: "virtio".to_owned(), ..Guest::guide() };
+            let expected = format!(
+                r#"<interface type="{kind}"><mac address="{mac}"/>{source}<model type="virtio"/><rom enabled="no"/><alias name="ua-net0"/></interface>"#
+            );
+            assert_eq!(elements(&guest.xml(), "interface"), [expected]);
+        }
+    }
+
+    #[test]
+    fn no_network_is_no_card() {
+        let guest = Guest { network: Network::None, ..Guest::guide() };
+        assert!(elements(&guest.xml(), "interface").is_empty());
+    }
+}

@@ -66,3 +66,34 @@ impl<'a> Devices<'a> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::tests::{Guest, elements};
+
+    #[test]
+    fn every_guest_has_the_fixed_devices_once() {
+        let cases = [
+            ("emulator", "<emulator>/usr/bin/qemu-system-x86_64</emulator>"),
+            (
+                "serial",
+                concat!(
+                    r#"<serial type="pty"><log file="/var/log/ovm/60043358-4c58-11e8-8653-525500d15501.log" append="on"/>"#,
+                    r#"<target type="isa-serial" port="0"/><alias name="ua-serial0"/></serial>"#
+                ),
+            ),
+            ("graphics", r#"<graphics type="vnc"><listen type="none"/></graphics>"#),
+            ("video", r#"<video><model type="vga" vram="16384" heads="1"/><alias name="ua-video0"/></video>"#),
+            ("memballoon", r#"<memballoon model="virtio"><alias name="ua-balloon0"/></memballoon>"#),
+            (
+                "rng",
+                r#"<rng model="virtio"><backend model="random">/dev/urandom</backend><alias name="ua-rng0"/></rng>"#,
+            ),
+            ("panic", r#"<panic model="isa"><alias name="ua-panic0"/></panic>"#),
+        ];
+        let xml = Guest::with_disks("q35", &[]).xml();
+        for (name, expected) in cases {
+            assert_eq!(elements(&xml, name), [expected]);
+        }
+    }
+}
