@@ -15,7 +15,7 @@ pub enum RenderError {
         /// The character's code point.
         code: u32,
     },
-    /// A path is relative, has `.` or `..` in it, or is no text.
+    /// A path is relative, has `.`, `..` or an empty part in it, or is no text.
     #[error("field {field} is not a plain absolute path: {path:?}")]
     IllegalPath {
         /// Which input.

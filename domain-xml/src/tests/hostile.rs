@@ -9,6 +9,9 @@ use quick_xml::events::Event;
 use super::{Guest, allowed_paths};
 use crate::{DiskFormat, DiskSource, Network, check_allowed, parse, parse_metadata, render_metadata};
 
+/// Puts a text into one place of a guest.
+type Put = fn(&mut Guest, String);
+
 /// Pieces that mean something to XML, libvirt or a file system, among any other text.
 fn hostile_text() -> impl Strategy<Value = String> {
     let piece = prop_oneof![
@@ -66,7 +69,8 @@ proptest! {
         let guest = guest_with(&text);
         // What XML cannot carry, and paths that would lead elsewhere, are refused; all else is carried as it is.
         let Ok(xml) = guest.render() else {
-            let refusable = text.chars().any(|c| c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}')) || text.split('/').any(|part| part == "..");
+            let bad_part = text.split('/').any(|part| matches!(part, "" | "." | ".."));
+            let refusable = bad_part || text.chars().any(|c| c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}'));
             prop_assert!(refusable, "refused for nothing: {text:?}");
             return Ok(());
         };
@@ -90,7 +94,7 @@ proptest! {
 
 #[test]
 fn a_refused_string_names_its_field() {
-    let places: [(&str, fn(&mut Guest, String)); 7] = [
+    let places: [(&str, Put); 7] = [
         ("metadata.name", |guest, text| guest.metadata.name = text),
         ("machine_type", |guest, text| guest.machine_type = text),
         ("network", |guest, text| guest.network = Network::Libvirt(text)),

@@ -209,13 +209,11 @@ pub(crate) fn elements<'a>(xml: &'a str, name: &str) -> Vec<&'a str> {
         match reader.read_event().expect("well-formed") {
             Event::Start(start) if start.name().as_ref() == name => {
                 reader.read_to_end(start.name()).expect("well-formed");
-                found.push(&xml[from..usize::try_from(reader.buffer_position()).expect("a short text")]);
             }
-            Event::Empty(start) if start.name().as_ref() == name => {
-                found.push(&xml[from..usize::try_from(reader.buffer_position()).expect("a short text")])
-            }
+            Event::Empty(start) if start.name().as_ref() == name => {}
             Event::Eof => return found,
-            _ => {}
+            _ => continue,
         }
+        found.push(&xml[from..usize::try_from(reader.buffer_position()).expect("a short text")]);
     }
 }
