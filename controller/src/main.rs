@@ -1,3 +1,74 @@
-//! Reconciles OfflineVirtualMachines to VirtualMachines.
+//! `ovm-controller`: the controller for a cluster.
 
-fn main() {}
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::Parser;
+use controller::{ControllerOptions, NicModel, chain, run};
+use domain_xml::Network;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+/// Turns OfflineVirtualMachines into VirtualMachines, and finds nodes for them.
+#[derive(Debug, Parser)]
+#[command(name = "ovm-controller", version)]
+struct Flags {
+    /// File that says how to reach the API server. Without it: $KUBECONFIG, ~/.kube/config, or the pod's own service account.
+    #[arg(long, env = "OVM_KUBECONFIG", value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// What the guests' network card is attached to: user, none, libvirt:NAME or bridge:NAME.
+    #[arg(long, env = "OVM_NETWORK", default_value = "user")]
+    network: Network,
+    /// Model of the guests' network card, such as e1000 or virtio.
+    #[arg(long, env = "OVM_NIC_MODEL", default_value_t = NicModel::default())]
+    nic_model: NicModel,
+    /// What to log: error, warn, info, debug, or a filter such as controller=debug,info.
+    #[arg(long, env = "OVM_LOG", default_value = "info")]
+    log: String,
+}
+
+fn main() {
+    let flags = Flags::parse();
+    if let Err(error) = serve(flags) {
+        eprintln!("ovm-controller: {}", chain(error.as_ref()));
+        std::process::exit(1);
+    }
+}
+
+#[tokio::main]
+async fn serve(flags: Flags) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&flags.log).with_context(|| format!("read --log {}", flags.log))?;
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let config = load_config(flags.kubeconfig).await?;
+    let server = config.cluster_url.clone();
+    let client = Client::try_from(config).context("make a client from the kubeconfig")?;
+    let cancel = CancellationToken::new();
+    tokio::spawn(cancel_on_signal(cancel.clone())?);
+    let options = ControllerOptions { network: flags.network, nic_model: flags.nic_model };
+    run(options, client, cancel).await.with_context(|| format!("API server {server}"))
+}
+
+async fn load_config(path: Option<PathBuf>) -> anyhow::Result<Config> {
+    let Some(path) = path else {
+        return Config::infer().await.context("find an API server: give --kubeconfig FILE, or set OVM_KUBECONFIG");
+    };
+    let says = || format!("kubeconfig {}", path.display());
+    let kubeconfig = Kubeconfig::read_from(&path).with_context(says)?;
+    Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.with_context(says)
+}
+
+/// Cancels on SIGTERM and SIGINT.
+fn cancel_on_signal(cancel: CancellationToken) -> anyhow::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        cancel.cancel();
+    })
+}

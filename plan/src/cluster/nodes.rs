@@ -34,6 +34,12 @@ impl NodeFacts {
         }
     }
 
+    /// Whether nothing that placement or fencing looks at differs. A heartbeat makes a new version of the same place.
+    pub fn is_same_place(&self, other: &Self) -> bool {
+        let version = other.version.clone();
+        Self { version, ..self.clone() } == *other
+    }
+
     /// Whether the administrator says that the node is off (F1).
     pub fn is_out_of_service(&self) -> bool {
         self.taints.iter().any(|taint| taint.key == OUT_OF_SERVICE_TAINT)

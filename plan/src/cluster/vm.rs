@@ -1,5 +1,7 @@
 //! What every VM needs, with or without an OVM: finalizer, node, binding, and what becomes of it when its node is lost or fenced.
 
+use std::time::Duration;
+
 use api::names::VM_FINALIZER;
 use api::v1alpha1::{
     AbiStatus, OfflineVirtualMachine, Phase, PhaseTransitionTimestamp, VirtualMachine, VirtualMachineStatus,
@@ -24,7 +26,9 @@ pub(super) const NODE_LOST: &str = "NodeLost";
 /// Reason of a VM that was failed by a fence.
 const NODE_FENCED: &str = "NodeFenced";
 /// How often a VM without a node is looked at again, should a change of the nodes have been missed.
-const UNSCHEDULABLE_RETRY: std::time::Duration = std::time::Duration::from_secs(30);
+const UNSCHEDULABLE_RETRY: Duration = Duration::from_secs(30);
+/// How long a fresh `Ready` is left alone although the node seems lost.
+const CONTEST_PAUSE: Duration = Duration::from_secs(10);
 
 impl Draft<'_> {
     /// A VM without an OVM of its name.
@@ -92,9 +96,14 @@ impl Draft<'_> {
             condition(&status.conditions, READY).is_some_and(|ready| ready.reason.as_deref() == Some(NODE_LOST));
         match verdict {
             LeaseVerdict::Expired if !says_lost => {
+                if let Some(wait) = self.contested(vm) {
+                    self.requeue(wait);
+                    return None;
+                }
                 let message = format!("the agent of node {node} is silent; the guest may still run there");
                 set_condition(&mut status.conditions, self.now.wall, READY, "Unknown", NODE_LOST, &message);
-                self.write_vm_status(&format!("node {node} is lost"), vm, status, None, &[])
+                // A controller that was cut off from the API saw no renewal either: the Lease is read again first.
+                self.write_vm_status(&format!("node {node} is lost"), vm, status, None, &[Need::Home(node)])
             }
             LeaseVerdict::Live if says_lost => {
                 // The agent writes `Ready` as it observes it.
@@ -103,6 +112,13 @@ impl Draft<'_> {
             }
             LeaseVerdict::Expired | LeaseVerdict::Live | LeaseVerdict::Unproven => None,
         }
+    }
+
+    /// How long to leave `Ready` alone: somebody has just written it, perhaps an agent that can write anything but its Lease.
+    fn contested(&self, vm: &VirtualMachine) -> Option<Duration> {
+        let ready = condition(&vm.status.as_ref()?.conditions, READY)?;
+        let since = self.now.wall.duration_since(ready.last_transition_time.as_ref()?.0);
+        CONTEST_PAUSE.checked_sub(Duration::try_from(since).ok()?).filter(|left| !left.is_zero())
     }
 
     /// Chooses a node for a VM that no OVM controls, and binds it in one write.

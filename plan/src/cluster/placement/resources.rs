@@ -8,7 +8,7 @@ use crate::cluster::{ObservedNode, Requests};
 
 /// Memory that QEMU takes besides the guest's own: its code, device models and page tables. A paused 64M guest has 31 MB in all; a guest
 /// that does I/O, or is emulated with its translation cache capped, stays below this.
-pub const GUEST_OVERHEAD_KIB: u64 = 96 * 1024;
+pub const GUEST_OVERHEAD_KIB: u64 = 128 * 1024;
 
 /// What a VM takes from its node. A spec that breaks an admission rule is never started, and takes nothing.
 pub fn guest_requests(spec: &VirtualMachineSpec) -> Requests {

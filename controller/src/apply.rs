@@ -1,0 +1,102 @@
+//! Carries out one step of the planner. No decisions: each step is one call with the preconditions that it carries.
+
+use std::sync::Arc;
+
+use api::v1alpha1::{OfflineVirtualMachine, VirtualMachine};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::{Api, Client};
+use plan::cluster::{MetadataEdit, Observed, Step, Version};
+use serde_json::{Value, json};
+
+/// Who our writes are by, in `managedFields`.
+const FIELD_MANAGER: &str = "ovm-controller";
+
+/// What the API server answered.
+pub(crate) enum Answer {
+    /// The VM as it is now; none if the write let it go.
+    Vm(Option<Arc<VirtualMachine>>),
+    /// The OVM as it is now; none if the write let it go.
+    Ovm(Option<Arc<OfflineVirtualMachine>>),
+    /// A delete was taken. What it did has to be looked at.
+    Deleted,
+}
+
+/// Why a step was not carried out.
+#[derive(Debug)]
+pub(crate) enum ApplyError {
+    /// Somebody else was faster: look again.
+    Stale,
+    /// It failed.
+    Failed(kube::Error),
+}
+
+/// Carries out a step.
+pub(crate) async fn apply(client: &Client, observed: &Observed, step: &Step) -> Result<Answer, ApplyError> {
+    let key = &observed.key;
+    let vms = Api::<VirtualMachine>::namespaced(client.clone(), &key.namespace);
+    let ovms = Api::<OfflineVirtualMachine>::namespaced(client.clone(), &key.namespace);
+    let create = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+    let patch = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+    match step {
+        Step::CreateVm(vm) => vms.create(&create, vm).await.map(answer_vm).map_err(failed_create),
+        Step::DeleteVm(at) => {
+            let preconditions =
+                Preconditions { uid: Some(at.uid.clone()), resource_version: Some(at.resource_version.clone()) };
+            let params = DeleteParams::background().preconditions(preconditions);
+            vms.delete(&key.name, &params).await.map(|_| Answer::Deleted).map_err(failed)
+        }
+        Step::EditVm(at, edit) => {
+            vms.patch(&key.name, &patch, &Patch::Merge(metadata_patch(at, edit))).await.map(answer_vm).map_err(failed)
+        }
+        Step::EditOvm(at, edit) => {
+            ovms.patch(&key.name, &patch, &Patch::Merge(metadata_patch(at, edit))).await.map(answer_ovm).map_err(failed)
+        }
+        Step::WriteVmStatus { status, .. } => {
+            let mut vm = observed.vm.as_deref().ok_or(ApplyError::Stale)?.clone();
+            vm.status = Some((**status).clone());
+            vms.replace_status(&key.name, &create, &vm).await.map(answer_vm).map_err(failed)
+        }
+        Step::WriteOvmStatus { status, .. } => {
+            let mut ovm = observed.ovm.as_deref().ok_or(ApplyError::Stale)?.clone();
+            ovm.status = Some((**status).clone());
+            ovms.replace_status(&key.name, &create, &ovm).await.map(answer_ovm).map_err(failed)
+        }
+    }
+}
+
+/// UID and resourceVersion in a patch are preconditions: the API server answers 409 if they differ.
+fn metadata_patch(at: &Version, edit: &MetadataEdit) -> Value {
+    let mut metadata = json!({"uid": at.uid, "resourceVersion": at.resource_version});
+    match edit {
+        MetadataEdit::Finalizers(finalizers) => metadata["finalizers"] = json!(finalizers),
+        MetadataEdit::OwnerReferences(owners) => metadata["ownerReferences"] = json!(owners),
+        MetadataEdit::Annotation { key, value } => metadata["annotations"] = json!({*key: value}),
+    }
+    json!({"metadata": metadata})
+}
+
+/// An object that is being deleted is gone once its last finalizer is.
+fn answer_vm(vm: VirtualMachine) -> Answer {
+    let gone = vm.metadata.deletion_timestamp.is_some() && vm.metadata.finalizers.as_ref().is_none_or(Vec::is_empty);
+    Answer::Vm((!gone).then(|| Arc::new(vm)))
+}
+
+fn answer_ovm(ovm: OfflineVirtualMachine) -> Answer {
+    let gone = ovm.metadata.deletion_timestamp.is_some() && ovm.metadata.finalizers.as_ref().is_none_or(Vec::is_empty);
+    Answer::Ovm((!gone).then(|| Arc::new(ovm)))
+}
+
+fn failed(error: kube::Error) -> ApplyError {
+    match error {
+        kube::Error::Api(status) if matches!(status.code, 404 | 409) => ApplyError::Stale,
+        other => ApplyError::Failed(other),
+    }
+}
+
+/// A create that finds no namespace has failed: there is nothing newer to look at.
+fn failed_create(error: kube::Error) -> ApplyError {
+    match error {
+        kube::Error::Api(status) if status.code == 409 => ApplyError::Stale,
+        other => ApplyError::Failed(other),
+    }
+}

@@ -1,0 +1,308 @@
+//! What the watches have shown, reduced to what the planner looks at. Answers the question which keys a change concerns. No I/O, no clock.
+
+mod cache;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::v1alpha1::{OfflineVirtualMachine, VirtualMachine};
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::runtime::watcher::Event;
+use plan::cluster::{
+    Claim, LeaseFact, LeaseVerdict, NodeFacts, ObjectKey, ObservedHome, ObservedNode, Requests, bound_node,
+    guest_requests, pod_requests,
+};
+
+use cache::{Cache, Put, key_of};
+
+/// The caches.
+#[derive(Debug, Default)]
+pub(crate) struct Index {
+    ovms: Cache<Arc<OfflineVirtualMachine>>,
+    vms: Cache<Guest>,
+    nodes: Cache<Arc<NodeFacts>>,
+    pods: Cache<PodOnNode>,
+    /// Versions of Leases; what they mean is in `leases`.
+    lease_versions: Cache<()>,
+    leases: BTreeMap<String, LeaseFact>,
+    /// Room that was promised to VMs by decisions of this process, by VM UID.
+    claims: BTreeMap<String, Claim>,
+    /// Counts claims. A decision that was made before the last of them is made again.
+    claim_count: u64,
+}
+
+/// A VM, and what it takes from its node.
+#[derive(Clone, Debug)]
+struct Guest {
+    vm: Arc<VirtualMachine>,
+    requests: Requests,
+}
+
+/// A pod, reduced to what it takes from its node.
+#[derive(Clone, Debug)]
+struct PodOnNode {
+    node: Option<String>,
+    requests: Requests,
+}
+
+/// Keys to look at because something changed.
+pub(crate) type Wakes = BTreeSet<ObjectKey>;
+
+impl Index {
+    /// Takes in a watch event of an OVM.
+    pub(crate) fn on_ovm(&mut self, event: Event<OfflineVirtualMachine>) -> Wakes {
+        let key = |ovm: &OfflineVirtualMachine| Wakes::from([key_of(&ovm.metadata)]);
+        match event {
+            Event::Init => self.ovms.begin_list(),
+            Event::Apply(ovm) | Event::InitApply(ovm) => {
+                let keys = key(&ovm);
+                return if self.put_ovm(Arc::new(ovm)) { keys } else { Wakes::new() };
+            }
+            Event::Delete(ovm) => {
+                self.ovms.remove(&ovm.metadata);
+                return key(&ovm);
+            }
+            Event::InitDone => return self.ovms.end_list().into_iter().map(|(key, _)| key).collect(),
+        }
+        Wakes::new()
+    }
+
+    /// Takes in a watch event of a VM.
+    pub(crate) fn on_vm(&mut self, event: Event<VirtualMachine>) -> Wakes {
+        match event {
+            Event::Init => self.vms.begin_list(),
+            Event::Apply(vm) | Event::InitApply(vm) => {
+                let mut keys = Wakes::from([key_of(&vm.metadata)]);
+                if is_final(&vm) {
+                    keys.extend(self.waiting());
+                }
+                return if self.put_vm(Arc::new(vm)) { keys } else { Wakes::new() };
+            }
+            Event::Delete(vm) => {
+                self.vms.remove(&vm.metadata);
+                self.claims.remove(vm.metadata.uid.as_deref().unwrap_or_default());
+                return self.waiting().chain([key_of(&vm.metadata)]).collect();
+            }
+            Event::InitDone => {
+                let gone = self.vms.end_list();
+                return gone.into_iter().map(|(key, _)| key).chain(self.waiting()).collect();
+            }
+        }
+        Wakes::new()
+    }
+
+    /// Takes in a watch event of a Node. Heartbeats change nothing that matters.
+    pub(crate) fn on_node(&mut self, event: Event<Node>) -> Wakes {
+        match event {
+            Event::Init => self.nodes.begin_list(),
+            Event::Apply(node) | Event::InitApply(node) => {
+                let facts = Arc::new(NodeFacts::from_object(&node));
+                if let Put::Noted(before) = self.nodes.put(&node.metadata, Arc::clone(&facts))
+                    && before.is_none_or(|before| !before.is_same_place(&facts))
+                {
+                    return self.homed(&facts.name).chain(self.waiting()).collect();
+                }
+            }
+            Event::Delete(node) => {
+                self.nodes.remove(&node.metadata);
+                return self.homed(node.metadata.name.as_deref().unwrap_or_default()).collect();
+            }
+            Event::InitDone => {
+                let gone = self.nodes.end_list();
+                return gone.iter().flat_map(|(key, _)| self.homed(&key.name)).collect();
+            }
+        }
+        Wakes::new()
+    }
+
+    /// Takes in a watch event of one of our Leases. A renewal matters only where it changes the verdict.
+    pub(crate) fn on_lease(&mut self, event: Event<Lease>, monotonic: Duration) -> Wakes {
+        match event {
+            Event::Init => self.lease_versions.begin_list(),
+            Event::Apply(lease) | Event::InitApply(lease) => return self.lease_seen(&lease.metadata, monotonic),
+            Event::Delete(lease) => {
+                if self.lease_versions.remove(&lease.metadata).is_some() {
+                    self.lease_gone(lease.metadata.name.as_deref().unwrap_or_default(), monotonic);
+                }
+            }
+            Event::InitDone => {
+                for (key, ()) in self.lease_versions.end_list() {
+                    self.lease_gone(&key.name, monotonic);
+                }
+            }
+        }
+        Wakes::new()
+    }
+
+    /// Takes in a watch event of a pod.
+    pub(crate) fn on_pod(&mut self, event: Event<Pod>) -> Wakes {
+        match event {
+            Event::Init => self.pods.begin_list(),
+            Event::Apply(pod) | Event::InitApply(pod) => {
+                let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
+                let before = self.pods.put(&pod.metadata, PodOnNode { node, requests: pod_requests(&pod) });
+                let freed = matches!(before, Put::Noted(Some(before)) if before.requests != pod_requests(&pod));
+                return if freed { self.waiting().collect() } else { Wakes::new() };
+            }
+            Event::Delete(pod) => {
+                self.pods.remove(&pod.metadata);
+                return self.waiting().collect();
+            }
+            Event::InitDone => {
+                self.pods.end_list();
+            }
+        }
+        Wakes::new()
+    }
+
+    /// Notes an OVM from a read or an answer. Whether it is news.
+    pub(crate) fn put_ovm(&mut self, ovm: Arc<OfflineVirtualMachine>) -> bool {
+        let meta = ovm.metadata.clone();
+        matches!(self.ovms.put(&meta, ovm), Put::Noted(_))
+    }
+
+    /// Notes a VM from a read or an answer. Whether it is news.
+    pub(crate) fn put_vm(&mut self, vm: Arc<VirtualMachine>) -> bool {
+        let requests = if is_final(&vm) { Requests::default() } else { guest_requests(&vm.spec) };
+        let meta = vm.metadata.clone();
+        matches!(self.vms.put(&meta, Guest { vm, requests }), Put::Noted(_))
+    }
+
+    pub(crate) fn ovm(&self, key: &ObjectKey) -> Option<Arc<OfflineVirtualMachine>> {
+        self.ovms.get(key).cloned()
+    }
+
+    pub(crate) fn vm(&self, key: &ObjectKey) -> Option<Arc<VirtualMachine>> {
+        self.vms.get(key).map(|guest| Arc::clone(&guest.vm))
+    }
+
+    /// A node as a guest's home, from the caches.
+    pub(crate) fn home(&mut self, node: &str, monotonic: Duration) -> ObservedHome {
+        let lease =
+            self.leases.entry(node.to_owned()).or_insert_with(|| LeaseFact::seen(None, None, monotonic)).clone();
+        let facts = self.node(node);
+        ObservedHome {
+            exists: facts.is_some(),
+            out_of_service: facts.is_some_and(|facts| facts.is_out_of_service()),
+            lease,
+            read_after_vm: false,
+        }
+    }
+
+    pub(crate) fn node(&self, name: &str) -> Option<&Arc<NodeFacts>> {
+        self.nodes.get(&ObjectKey { namespace: String::new(), name: name.to_owned() })
+    }
+
+    /// Notes what an uncached read of a Node gave.
+    pub(crate) fn node_read(&mut self, name: &str, node: Option<Node>) -> Wakes {
+        if let Some(node) = node {
+            return self.on_node(Event::Apply(node));
+        }
+        let Some(facts) = self.node(name) else { return Wakes::new() };
+        let (name, uid) = (Some(name.to_owned()), Some(facts.version.uid.clone()));
+        let metadata = ObjectMeta { name, uid, ..ObjectMeta::default() };
+        self.on_node(Event::Delete(Node { metadata, ..Node::default() }))
+    }
+
+    /// Every node as a place for guests, and the count of claims that this knows of.
+    pub(crate) fn places(&self) -> (Vec<ObservedNode>, u64) {
+        let mut guests = self.guests_by_node();
+        let mut pods = BTreeMap::<&str, Requests>::new();
+        for (_, pod) in self.pods.iter() {
+            if let Some(node) = pod.node.as_deref() {
+                let sum = pods.entry(node).or_default();
+                *sum = *sum + pod.requests;
+            }
+        }
+        let nodes = self.nodes.iter().map(|(_, facts)| ObservedNode {
+            facts: Arc::clone(facts),
+            lease: self.leases.get(&facts.name).cloned().unwrap_or_default(),
+            guests: guests.remove(facts.name.as_str()).unwrap_or_default(),
+            pods: pods.remove(facts.name.as_str()).unwrap_or_default(),
+        });
+        (nodes.collect(), self.claim_count)
+    }
+
+    /// What guests take from each node: those bound, those placed, and those promised room.
+    fn guests_by_node(&self) -> BTreeMap<&str, Requests> {
+        let mut sums = BTreeMap::<&str, Requests>::new();
+        for (key, guest) in self.vms.iter() {
+            let uid = guest.vm.metadata.uid.as_deref().unwrap_or_default();
+            let placement = self.ovms.get(key).and_then(|ovm| ovm.status.as_ref()?.placement.as_ref());
+            let placed =
+                placement.filter(|placement| placement.vm_uid == uid).map(|placement| placement.node_name.as_str());
+            let claimed = self.claims.get(uid).map(|claim| claim.node.as_str());
+            if let Some(node) = bound_node(&guest.vm).or(placed).or(claimed) {
+                let sum = sums.entry(node).or_default();
+                *sum = *sum + guest.requests;
+            }
+        }
+        sums
+    }
+
+    /// Promises room to a VM, if nothing was promised since `known`.
+    pub(crate) fn claim(&mut self, claim: Claim, known: u64) -> bool {
+        if self.claim_count != known {
+            return false;
+        }
+        self.claim_count += 1;
+        self.claims.insert(claim.vm_uid.clone(), claim);
+        true
+    }
+
+    /// Takes a promise back, after a write that failed.
+    pub(crate) fn unclaim(&mut self, vm_uid: &str) {
+        self.claims.remove(vm_uid);
+    }
+
+    /// Notes a version of a Lease, from the watch or a read.
+    pub(crate) fn lease_seen(&mut self, meta: &ObjectMeta, monotonic: Duration) -> Wakes {
+        if self.lease_versions.put(meta, ()) == Put::Known {
+            return Wakes::new();
+        }
+        let name = meta.name.clone().unwrap_or_default();
+        let before = self.leases.get(&name);
+        let was_live = before.is_some_and(|fact| fact.verdict(monotonic) == LeaseVerdict::Live);
+        let fact = LeaseFact::seen(before, meta.resource_version.as_deref(), monotonic);
+        self.leases.insert(name.clone(), fact);
+        if was_live { Wakes::new() } else { self.homed(&name).chain(self.waiting()).collect() }
+    }
+
+    /// Notes that a Lease does not exist.
+    pub(crate) fn lease_gone(&mut self, node: &str, monotonic: Duration) {
+        let fact = LeaseFact::seen(self.leases.get(node), None, monotonic);
+        self.leases.insert(node.to_owned(), fact);
+    }
+
+    pub(crate) fn lease(&self, node: &str) -> Option<&LeaseFact> {
+        self.leases.get(node)
+    }
+
+    pub(crate) fn leases(&self) -> impl Iterator<Item = (&String, &LeaseFact)> {
+        self.leases.iter()
+    }
+
+    /// Keys whose guest is on a node, or was placed there.
+    pub(crate) fn homed<'a>(&'a self, node: &'a str) -> impl Iterator<Item = ObjectKey> + 'a {
+        let bound =
+            self.vms.iter().filter(move |(_, guest)| bound_node(&guest.vm) == Some(node)).map(|(key, _)| key.clone());
+        let placed = self.ovms.iter().filter(move |(_, ovm)| {
+            let placement = ovm.status.as_ref().and_then(|status| status.placement.as_ref());
+            placement.is_some_and(|placement| placement.node_name == node)
+        });
+        bound.chain(placed.map(|(key, _)| key.clone()))
+    }
+
+    /// Keys whose VM waits for a node.
+    fn waiting(&self) -> impl Iterator<Item = ObjectKey> + '_ {
+        let unbound = self.vms.iter().filter(|(_, guest)| bound_node(&guest.vm).is_none() && !is_final(&guest.vm));
+        unbound.map(|(key, _)| key.clone())
+    }
+}
+
+fn is_final(vm: &VirtualMachine) -> bool {
+    vm.status.as_ref().and_then(|status| status.phase).is_some_and(api::v1alpha1::Phase::is_final)
+}

@@ -1,0 +1,158 @@
+//! Reads, and nothing else: from the caches, or uncached in the one order that the planner asks for.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use api::names::SYSTEM_NAMESPACE;
+use api::v1alpha1::{OfflineVirtualMachine, VirtualMachine};
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::Node;
+use kube::Api;
+use plan::cluster::{Look, NodeFacts, ObjectKey, Observed, ReadOrder, bound_node};
+
+use crate::context::Context;
+
+/// How often a look starts over because the VM changed while it was made. Then the key is tried again later.
+const LOOKS: u32 = 5;
+
+/// An observation, and what it knows of promised room.
+pub(crate) struct Observation {
+    pub(crate) observed: Observed,
+    /// Count of claims when the nodes were looked at.
+    pub(crate) claims: u64,
+}
+
+/// What keeps a look from being made.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LookError {
+    /// A read failed.
+    #[error("read {what} {name}")]
+    Read {
+        /// The kind.
+        what: &'static str,
+        /// The object's name.
+        name: String,
+        /// Why.
+        #[source]
+        source: kube::Error,
+    },
+    /// The VM changed during each try.
+    #[error("VirtualMachine {0} changes faster than it can be read")]
+    Restless(ObjectKey),
+}
+
+/// From the caches.
+pub(crate) fn observe_cached(context: &Context, key: &ObjectKey) -> Observation {
+    let (ovm, vm) = {
+        let index = context.index();
+        (index.ovm(key), index.vm(key))
+    };
+    observe(context, key, ovm, vm, ReadOrder::CACHED)
+}
+
+/// VM, OVM, VM again; then each node's Lease and Node.
+pub(crate) async fn observe_uncached(
+    context: &Context,
+    key: &ObjectKey,
+    look: &Look,
+) -> Result<Observation, LookError> {
+    let (ovm, vm) = read_pair(context, key).await?;
+    {
+        let mut index = context.index();
+        if let Some(vm) = &vm {
+            index.put_vm(Arc::clone(vm));
+        }
+        if let Some(ovm) = &ovm {
+            index.put_ovm(Arc::clone(ovm));
+        }
+    }
+    for node in &look.nodes {
+        read_home(context, node).await?;
+    }
+    let mut observation = observe(context, key, ovm, vm, ReadOrder::UNCACHED);
+    for node in &look.nodes {
+        if let Some(home) = observation.observed.homes.get_mut(node) {
+            home.read_after_vm = true;
+        }
+    }
+    Ok(observation)
+}
+
+fn observe(
+    context: &Context,
+    key: &ObjectKey,
+    ovm: Option<Arc<OfflineVirtualMachine>>,
+    vm: Option<Arc<VirtualMachine>>,
+    order: ReadOrder,
+) -> Observation {
+    let monotonic = context.now().monotonic;
+    let mut index = context.index();
+    let placement = ovm.as_ref().and_then(|ovm| ovm.status.as_ref()?.placement.as_ref());
+    let names =
+        vm.as_deref().and_then(bound_node).into_iter().chain(placement.map(|placement| placement.node_name.as_str()));
+    let homes: BTreeMap<_, _> = names.map(|node| (node.to_owned(), index.home(node, monotonic))).collect();
+    // Nodes matter only to a VM that has none.
+    let (nodes, claims) = if vm.as_deref().and_then(bound_node).is_none() { index.places() } else { (Vec::new(), 0) };
+    drop(index);
+    let failure = context.troubles().get(key).and_then(|trouble| trouble.step.clone());
+    let installation = Arc::clone(&context.installation);
+    let observed = Observed { key: key.clone(), ovm, vm, order, homes, nodes, installation, failure };
+    Observation { observed, claims }
+}
+
+type Pair = (Option<Arc<OfflineVirtualMachine>>, Option<Arc<VirtualMachine>>);
+
+/// Both objects, each read after the other: the VM is the same before and after the OVM was read.
+async fn read_pair(context: &Context, key: &ObjectKey) -> Result<Pair, LookError> {
+    let vms = Api::<VirtualMachine>::namespaced(context.client.clone(), &key.namespace);
+    let ovms = Api::<OfflineVirtualMachine>::namespaced(context.client.clone(), &key.namespace);
+    let read_vm = || async {
+        vms.get_opt(&key.name).await.map_err(|source| LookError::Read {
+            what: "VirtualMachine",
+            name: key.to_string(),
+            source,
+        })
+    };
+    let mut before = read_vm().await?;
+    for _ in 0..LOOKS {
+        let ovm = ovms.get_opt(&key.name).await.map_err(|source| LookError::Read {
+            what: "OfflineVirtualMachine",
+            name: key.to_string(),
+            source,
+        })?;
+        let after = read_vm().await?;
+        let version = |vm: &Option<VirtualMachine>| {
+            vm.as_ref().map(|vm| (vm.metadata.uid.clone(), vm.metadata.resource_version.clone()))
+        };
+        if version(&before) == version(&after) {
+            return Ok((ovm.map(Arc::new), after.map(Arc::new)));
+        }
+        before = after;
+    }
+    Err(LookError::Restless(key.clone()))
+}
+
+/// F2: the Lease, then the Node, into the index.
+pub(crate) async fn read_home(context: &Context, node: &str) -> Result<Option<NodeFacts>, LookError> {
+    let leases = Api::<Lease>::namespaced(context.client.clone(), SYSTEM_NAMESPACE);
+    let lease = leases.get_opt(node).await.map_err(|source| LookError::Read {
+        what: "Lease",
+        name: node.to_owned(),
+        source,
+    })?;
+    let monotonic = context.now().monotonic;
+    match lease {
+        Some(lease) => {
+            let wakes = context.index().lease_seen(&lease.metadata, monotonic);
+            context.wake_all(wakes);
+        }
+        None => context.index().lease_gone(node, monotonic),
+    }
+    let nodes = Api::<Node>::all(context.client.clone());
+    let object =
+        nodes.get_opt(node).await.map_err(|source| LookError::Read { what: "Node", name: node.to_owned(), source })?;
+    let facts = object.as_ref().map(NodeFacts::from_object);
+    let wakes = context.index().node_read(node, object);
+    context.wake_all(wakes);
+    Ok(facts)
+}

@@ -1,0 +1,59 @@
+//! What an installation decides for all its guests.
+
+use std::fmt;
+use std::str::FromStr;
+
+use domain_xml::{DEFAULT_NIC_MODEL, Network};
+
+/// What an installation decides for all its guests. Written into `VM.status` at binding.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ControllerOptions {
+    /// What the guests' network card is attached to.
+    pub network: Network,
+    /// Model of the guests' network card.
+    pub nic_model: NicModel,
+}
+
+/// Model of a network card, as libvirt calls it: `e1000`, `virtio`, `rtl8139`, ...
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NicModel(String);
+
+/// A text that cannot be the model of a network card.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "network card model {text:?} may only have letters, digits, - and _; write one that libvirt knows, such as e1000 or virtio"
+)]
+pub struct NicModelError {
+    /// What was given.
+    pub text: String,
+}
+
+impl Default for ControllerOptions {
+    fn default() -> Self {
+        Self { network: Network::User, nic_model: NicModel::default() }
+    }
+}
+
+impl Default for NicModel {
+    fn default() -> Self {
+        Self(DEFAULT_NIC_MODEL.to_owned())
+    }
+}
+
+impl FromStr for NicModel {
+    type Err = NicModelError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+        if text.is_empty() || !text.bytes().all(allowed) {
+            return Err(NicModelError { text: text.to_owned() });
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl fmt::Display for NicModel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
