@@ -1,0 +1,37 @@
+//! Request bodies: bounded, JSON.
+
+use axum::body::Body;
+use bytes::Bytes;
+use http::{HeaderMap, header};
+use serde_json::Value;
+
+use crate::status::ApiError;
+
+/// The largest body that is read: what the real server takes.
+pub(crate) const MAX_BODY_BYTES: usize = 3 << 20;
+
+/// Reads a whole body.
+pub(crate) async fn read(body: Body) -> Result<Bytes, ApiError> {
+    axum::body::to_bytes(body, MAX_BODY_BYTES).await.map_err(|error| {
+        use std::error::Error;
+        let too_large = error.source().is_some_and(|source| source.is::<http_body_util::LengthLimitError>());
+        if too_large { ApiError::too_large(MAX_BODY_BYTES) } else { ApiError::bad_request("the body broke off") }
+    })
+}
+
+/// The media type without its parameters.
+pub(crate) fn content_type(headers: &HeaderMap) -> &str {
+    let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    value.split(';').next().unwrap_or_default().trim()
+}
+
+/// Parses the body of a create, update or delete.
+pub(crate) fn parse_json(headers: &HeaderMap, body: &Bytes) -> Result<Value, ApiError> {
+    let content_type = content_type(headers);
+    if !matches!(content_type, "" | "application/json") {
+        return Err(ApiError::unsupported_media_type(
+            "the body of the request was in an unknown format - accepted media types include: application/json",
+        ));
+    }
+    serde_json::from_slice(body).map_err(|error| ApiError::bad_request(format!("the body is no JSON: {error}")))
+}
