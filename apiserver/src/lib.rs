@@ -22,14 +22,24 @@
 
 mod admission;
 mod auth;
+mod discovery;
+mod gc;
+mod http;
+mod object;
 pub mod openapi;
 pub mod patch;
+mod registry;
 pub mod schema;
 pub mod selector;
 mod server;
 mod status;
+mod store;
 pub mod table;
+mod tls;
+mod verbs;
+mod watch;
 
 pub use admission::{Admission, AdmissionRequest, AdmitAll, Cause, Operation};
 pub use auth::User;
+pub use registry::CrdError;
 pub use server::{ApiServer, Endpoint, LocalService, Mount, Options, StartError};

@@ -3,6 +3,10 @@
 //! There is no role-based access control yet: whoever this server's certificate authority vouches for as
 //! `system:masters` may do everything, everybody else nothing.
 
+mod certificate;
+
+pub(crate) use certificate::from_certificate;
+
 /// An authenticated user. Every request that reaches a mounted router carries it as a request extension.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {

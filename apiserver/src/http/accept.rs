@@ -28,7 +28,8 @@ pub(crate) fn negotiate(headers: &HeaderMap) -> Result<Form, ApiError> {
 pub(crate) fn wants_aggregated_discovery(headers: &HeaderMap) -> bool {
     let mut accepted = media_types(headers);
     accepted.any(|media_type| {
-        media_type.contains("as=APIGroupDiscoveryList") && media_type.contains("g=apidiscovery.k8s.io")
+        media_type.contains("as=APIGroupDiscoveryList")
+            && media_type.contains("g=apidiscovery.k8s.io")
             && media_type.contains("v=v2;")
     })
 }

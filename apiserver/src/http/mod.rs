@@ -3,5 +3,6 @@
 pub(crate) mod accept;
 pub(crate) mod body;
 pub(crate) mod query;
+pub(crate) mod render;
 pub(crate) mod respond;
 pub(crate) mod route;

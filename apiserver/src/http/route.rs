@@ -126,10 +126,7 @@ mod tests {
         assert_eq!(target("/api/v1/namespaces/a"), (None, "namespaces".into(), some("a"), None));
         assert_eq!(target("/api/v1/namespaces/a/status"), (None, "namespaces".into(), some("a"), some("status")));
         assert_eq!(target("/api/v1/namespaces/a/pods"), (some("a"), "pods".into(), None, None));
-        assert_eq!(
-            target("/apis/g/v/namespaces/a/xs/b/status"),
-            (some("a"), "xs".into(), some("b"), some("status"))
-        );
+        assert_eq!(target("/apis/g/v/namespaces/a/xs/b/status"), (some("a"), "xs".into(), some("b"), some("status")));
         assert_eq!(target("/apis/g/v/xs/b%2Dc"), (None, "xs".into(), some("b-c"), None));
     }
 

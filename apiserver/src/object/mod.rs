@@ -2,8 +2,6 @@
 
 mod names;
 
-use std::collections::BTreeMap;
-
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -121,11 +119,6 @@ impl Object {
 
     pub(crate) fn generation(&self) -> i64 {
         self.metadata().get("generation").and_then(Value::as_i64).unwrap_or_default()
-    }
-
-    pub(crate) fn labels(&self) -> BTreeMap<String, String> {
-        let Some(labels) = self.metadata().get("labels").and_then(Value::as_object) else { return BTreeMap::new() };
-        labels.iter().filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect()
     }
 
     pub(crate) fn finalizers(&self) -> Vec<&str> {

@@ -1,7 +1,11 @@
 //! The built-in kinds, as one table.
 
+use std::sync::Arc;
+
 use super::resource::{Behavior, Resource, Schema, Verbs, storage_name};
 use crate::schema::builtin::Builtin;
+use crate::selector::SelectableFields;
+use crate::table::TableColumns;
 
 /// One row of the table.
 struct Row {
@@ -14,38 +18,27 @@ struct Row {
     verbs: Verbs,
     has_status: bool,
     behavior: Behavior,
-    fields: &'static [&'static str],
+    /// Fields for selectors, where the kind has no typed form that knows them.
+    fields: &'static [(&'static str, &'static str)],
 }
 
 const NONE: &[&str] = &[];
 
-/// Fields of events by which kubectl asks for them.
-const EVENT_FIELDS: &[&str] = &[
-    "involvedObject.kind",
-    "involvedObject.namespace",
-    "involvedObject.name",
-    "involvedObject.uid",
-    "involvedObject.apiVersion",
-    "involvedObject.resourceVersion",
-    "involvedObject.fieldPath",
-    "reason",
-    "reportingComponent",
-    "source",
-    "type",
-];
+/// Fields of pods by which kubectl and controllers ask for those of a node.
+const POD_FIELDS: &[(&str, &str)] = &[("spec.nodeName", "/spec/nodeName"), ("status.phase", "/status/phase")];
 
-/// The same fields under the names of `events.k8s.io/v1`.
-const EVENTS_VIEW_FIELDS: &[&str] = &[
-    "regarding.kind",
-    "regarding.namespace",
-    "regarding.name",
-    "regarding.uid",
-    "regarding.apiVersion",
-    "regarding.resourceVersion",
-    "regarding.fieldPath",
-    "reason",
-    "reportingController",
-    "type",
+/// Fields of events as `events.k8s.io/v1` names them, and where they are in the stored form.
+const EVENTS_VIEW_FIELDS: &[(&str, &str)] = &[
+    ("regarding.kind", "/involvedObject/kind"),
+    ("regarding.namespace", "/involvedObject/namespace"),
+    ("regarding.name", "/involvedObject/name"),
+    ("regarding.uid", "/involvedObject/uid"),
+    ("regarding.apiVersion", "/involvedObject/apiVersion"),
+    ("regarding.resourceVersion", "/involvedObject/resourceVersion"),
+    ("regarding.fieldPath", "/involvedObject/fieldPath"),
+    ("reason", "/reason"),
+    ("reportingController", "/reportingComponent"),
+    ("type", "/type"),
 ];
 
 /// Version of every built-in kind.
@@ -53,13 +46,13 @@ const VERSION: &str = "v1";
 
 #[rustfmt::skip]
 const TABLE: &[Row] = &[
-    row("", "Namespace", "namespaces", "namespace", &["ns"]).cluster().with_status().is(Behavior::Namespace).fields(&["status.phase"]),
-    row("", "Node", "nodes", "node", &["no"]).cluster().with_status().fields(&["spec.unschedulable"]),
-    row("", "Event", "events", "event", &["ev"]).is(Behavior::Event).fields(EVENT_FIELDS),
-    row("", "Secret", "secrets", "secret", NONE).fields(&["type"]),
+    row("", "Namespace", "namespaces", "namespace", &["ns"]).cluster().with_status().is(Behavior::Namespace),
+    row("", "Node", "nodes", "node", &["no"]).cluster().with_status(),
+    row("", "Event", "events", "event", &["ev"]).is(Behavior::Event),
+    row("", "Secret", "secrets", "secret", NONE),
     row("", "ConfigMap", "configmaps", "configmap", &["cm"]),
     // No pods run here. kubectl asks for them when it describes or drains a node, and gets the true answer: none.
-    row("", "Pod", "pods", "pod", &["po"]).verbs(Verbs::ReadOnly).fields(&["spec.nodeName", "status.phase"]),
+    row("", "Pod", "pods", "pod", &["po"]).verbs(Verbs::ReadOnly).fields(POD_FIELDS),
     row("events.k8s.io", "Event", "events", "event", &["ev"]).is(Behavior::EventsView).fields(EVENTS_VIEW_FIELDS),
     row("coordination.k8s.io", "Lease", "leases", "lease", NONE),
     row("apps", "ControllerRevision", "controllerrevisions", "controllerrevision", NONE),
@@ -88,7 +81,7 @@ const fn row(
         verbs: Verbs::All,
         has_status: false,
         behavior: Behavior::Plain,
-        fields: NONE,
+        fields: &[],
     }
 }
 
@@ -113,7 +106,7 @@ impl Row {
         self
     }
 
-    const fn fields(mut self, fields: &'static [&'static str]) -> Self {
+    const fn fields(mut self, fields: &'static [(&'static str, &'static str)]) -> Self {
         self.fields = fields;
         self
     }
@@ -122,6 +115,11 @@ impl Row {
         let owned = |list: &[&str]| list.iter().map(|&text| text.to_owned()).collect();
         let is_view = self.behavior == Behavior::EventsView;
         let storage_group = if is_view { "" } else { self.group };
+        let builtin = Builtin::find(storage_group, self.kind);
+        let fields = match builtin {
+            Some(kind) if self.fields.is_empty() => SelectableFields::of_builtin(kind),
+            _ => SelectableFields::of_paths(self.namespaced, self.fields),
+        };
         Resource {
             group: self.group.to_owned(),
             version: VERSION.to_owned(),
@@ -137,8 +135,10 @@ impl Row {
             behavior: self.behavior,
             storage: storage_name(storage_group, self.plural),
             is_storage_version: !is_view,
-            selectable_fields: owned(self.fields),
-            schema: Builtin::find(storage_group, self.kind).map_or(Schema::None, Schema::Builtin),
+            is_converted: is_view,
+            fields,
+            columns: builtin.map(|kind| Arc::new(TableColumns::of_builtin(kind))),
+            schema: builtin.map_or(Schema::None, Schema::Builtin),
         }
     }
 }

@@ -6,6 +6,8 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 
 use super::resource::{Behavior, Resource, Schema, Verbs, storage_name};
 use crate::schema::{ResourceSchema, SchemaError};
+use crate::selector::SelectableFields;
+use crate::table::TableColumns;
 
 /// A definition that cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +31,21 @@ pub enum CrdError {
     /// It converts between versions by a webhook.
     #[error("custom resource definition {name}: spec.conversion.strategy must be None, webhooks are not called here")]
     Conversion {
+        /// Its name.
+        name: String,
+    },
+    /// It is no definition.
+    #[error("custom resource definition {name}: read it")]
+    Decode {
+        /// Its name.
+        name: String,
+        /// What is wrong with it.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// Its group and plural are taken by a built-in kind or a mounted group.
+    #[error("custom resource definition {name}: its group is served by the server itself")]
+    Taken {
         /// Its name.
         name: String,
     },
@@ -64,7 +81,6 @@ impl Resource {
                 let schema = ResourceSchema::compile(crd, &version.name)
                     .map_err(|source| CrdError::Schema { name: name.clone(), source })?;
                 let names = &crd.spec.names;
-                let fields = version.selectable_fields.iter().flatten();
                 Ok(Self {
                     group: crd.spec.group.clone(),
                     version: version.name.clone(),
@@ -80,7 +96,9 @@ impl Resource {
                     behavior: Behavior::Custom,
                     storage: storage_name(&crd.spec.group, &names.plural),
                     is_storage_version: version.storage,
-                    selectable_fields: fields.map(|field| field.json_path.trim_start_matches('.').to_owned()).collect(),
+                    is_converted: crd.spec.versions.len() > 1,
+                    fields: SelectableFields::of_crd(crd, &version.name),
+                    columns: Some(Arc::new(TableColumns::of_crd(crd, &version.name))),
                     schema: Schema::Custom(Arc::new(schema)),
                 })
             })

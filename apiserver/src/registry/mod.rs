@@ -1,14 +1,20 @@
 //! Which resources are served: built-in kinds (one table), and custom resources as their definitions say.
 
 mod builtin;
+mod check;
 mod custom;
+mod definition;
+mod events_view;
 mod resource;
+mod view;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-pub(crate) use custom::CrdError;
-pub(crate) use resource::{Behavior, Resource, Schema, Verbs};
+pub(crate) use check::AdmitError;
+pub use custom::CrdError;
+pub(crate) use definition::{Definition, settle};
+pub(crate) use resource::{Behavior, Resource, Verbs};
 
 /// All served resources at one time; replaced as a whole when a definition changes.
 #[derive(Clone, Debug)]
@@ -27,9 +33,23 @@ impl Registry {
         registry
     }
 
+    /// Adds a resource, in place of what is served under the same names.
     pub(crate) fn insert(&mut self, resource: Resource) {
         let key = (resource.group.clone(), resource.version.clone(), resource.plural.clone());
         self.resources.insert(key, Arc::new(resource));
+    }
+
+    /// Serves an accepted definition, in place of an older one.
+    pub(crate) fn serve(&mut self, definition: Definition) {
+        self.remove(&definition.group, &definition.plural);
+        for resource in definition.resources {
+            self.insert(resource);
+        }
+    }
+
+    /// Whether a built-in kind is in the group.
+    pub(crate) fn is_builtin_group(&self, group: &str) -> bool {
+        self.iter().any(|resource| resource.group == group && resource.behavior != Behavior::Custom)
     }
 
     /// Removes all versions of a custom resource.
@@ -48,16 +68,20 @@ impl Registry {
 
     /// The resource of a kind, in the version that it is stored in.
     pub(crate) fn by_kind(&self, group: &str, kind: &str) -> Option<&Arc<Resource>> {
-        self.resources.values().find(|resource| {
-            resource.group == group && resource.kind == kind && resource.is_storage_version
-        })
+        self.resources
+            .values()
+            .find(|resource| resource.group == group && resource.kind == kind && resource.is_storage_version)
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Resource>> {
         self.resources.values()
     }
 
-    pub(crate) fn in_version<'a>(&'a self, group: &'a str, version: &'a str) -> impl Iterator<Item = &'a Arc<Resource>> {
+    pub(crate) fn in_version<'a>(
+        &'a self,
+        group: &'a str,
+        version: &'a str,
+    ) -> impl Iterator<Item = &'a Arc<Resource>> {
         self.iter().filter(move |resource| resource.group == group && resource.version == version)
     }
 }

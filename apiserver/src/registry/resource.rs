@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use crate::schema::ResourceSchema;
 use crate::schema::builtin::Builtin;
+use crate::selector::SelectableFields;
 use crate::store::Key;
+use crate::table::TableColumns;
 
 /// Verbs that a resource answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,8 +83,12 @@ pub(crate) struct Resource {
     pub(crate) storage: Arc<str>,
     /// Whether objects are stored in this version.
     pub(crate) is_storage_version: bool,
-    /// JSON paths that field selectors may name, beyond `metadata.name` and `metadata.namespace`.
-    pub(crate) selectable_fields: Vec<String>,
+    /// Whether stored objects are rewritten on their way in and out: another view of a kind, or one of several versions.
+    pub(crate) is_converted: bool,
+    /// Fields that selectors may name.
+    pub(crate) fields: SelectableFields,
+    /// What `kubectl get` prints; `None` for what is never listed.
+    pub(crate) columns: Option<Arc<TableColumns>>,
     pub(crate) schema: Schema,
 }
 
@@ -90,6 +96,11 @@ impl Resource {
     /// `version`, or `group/version`.
     pub(crate) fn api_version(&self) -> String {
         if self.group.is_empty() { self.version.clone() } else { format!("{}/{}", self.group, self.version) }
+    }
+
+    /// The built-in kind that objects are checked as.
+    pub(crate) fn builtin(&self) -> Option<Builtin> {
+        if let Schema::Builtin(kind) = self.schema { Some(kind) } else { None }
     }
 
     /// Where an object is stored.

@@ -74,6 +74,19 @@ impl SelectableFields {
         Self { fields }
     }
 
+    /// Fields at plain paths: the name in selectors, and the JSON pointer to look at.
+    pub(crate) fn of_paths(is_namespaced: bool, paths: &[(&'static str, &'static str)]) -> Self {
+        let mut fields = metadata_fields(is_namespaced);
+        let own = paths.iter().map(|(name, pointer)| (Cow::Borrowed(*name), vec![Cow::Borrowed(*pointer)]));
+        fields.extend(own);
+        Self { fields }
+    }
+
+    /// What selectors see of an object, in the order of the fields.
+    pub(crate) fn values<'a>(&self, object: &'a Value) -> Vec<Cow<'a, str>> {
+        self.fields.iter().map(|(_, pointers)| field_text(object, pointers)).collect()
+    }
+
     fn find(&self, name: &str) -> Option<&[Cow<'static, str>]> {
         self.fields.iter().find(|(field, _)| field == name).map(|(_, pointers)| pointers.as_slice())
     }

@@ -3,6 +3,9 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use crate::registry::CrdError;
+use crate::store::{StoreError, WriteError};
+
 /// A failed start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -24,6 +27,35 @@ pub enum StartError {
         /// The other process, where its lock file tells.
         pid: Option<u32>,
     },
+    /// The store cannot be opened or read.
+    #[error(transparent)]
+    Store(Box<dyn std::error::Error + Send + Sync>),
+    /// Namespaces and definitions cannot be written.
+    #[error("write namespaces and custom resource definitions")]
+    Bootstrap(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A custom resource definition cannot be served.
+    #[error(transparent)]
+    Definition(#[from] CrdError),
+    /// A custom resource definition cannot be written as JSON.
+    #[error("encode custom resource definition {name}")]
+    EncodeDefinition {
+        /// Its name.
+        name: String,
+        /// What is wrong with it.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A key or certificate cannot be made or read.
+    #[error("{operation} {}: remove the file, then start again to have it made anew", path.display())]
+    Certificate {
+        /// What was tried.
+        operation: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why it failed.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The listen address cannot be bound.
     #[error("listen on {address}: stop what uses the port (`ss -ltnp` shows it), or choose another with --listen")]
     Bind {
@@ -36,11 +68,23 @@ pub enum StartError {
 }
 
 impl StartError {
+    pub(crate) fn store(error: StoreError) -> Self {
+        Self::Store(Box::new(error))
+    }
+
+    pub(crate) fn bootstrap(error: WriteError) -> Self {
+        Self::Bootstrap(Box::new(error))
+    }
+
     /// Machine-readable reason.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::DataDir { .. } => "DataDirUnusable",
             Self::InUse { .. } => "DataDirInUse",
+            Self::Store(_) => "StoreUnusable",
+            Self::Bootstrap(_) => "BootstrapFailed",
+            Self::Definition(_) | Self::EncodeDefinition { .. } => "DefinitionInvalid",
+            Self::Certificate { .. } => "CertificateFailed",
             Self::Bind { .. } => "ListenFailed",
         }
     }

@@ -2,28 +2,46 @@
 //!
 //! `open` and `listen` are two steps, because mounted routers usually need a client of this very server.
 
+mod bootstrap;
+mod connection;
+mod core;
 mod data_dir;
+mod dispatch;
 mod error;
+mod listener;
 mod local_service;
 mod mount;
 mod options;
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
+pub(crate) use self::core::Core;
 pub use error::StartError;
 pub use local_service::LocalService;
 pub use mount::Mount;
 pub use options::Options;
 
 use crate::auth::User;
+use crate::store::Store;
+use crate::{gc, tls};
 use data_dir::DataDir;
+
+/// Name of the store in the data directory.
+const STORE_FILE: &str = "store.db";
+
+/// How long requests in flight may take at shutdown.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 
 /// An open API server; cheap to clone, all clones are one server.
 #[derive(Clone)]
 pub struct ApiServer {
     core: Arc<Core>,
+    data_dir: Arc<DataDir>,
+    listen: SocketAddr,
 }
 
 /// Where a listening server is reached.
@@ -35,22 +53,23 @@ pub struct Endpoint {
     pub kubeconfig: PathBuf,
 }
 
-/// What every request handler shares.
-pub(crate) struct Core {
-    data_dir: DataDir,
-    options: Options,
-    mounts: std::sync::RwLock<Vec<Mount>>,
-}
-
 impl ApiServer {
     /// Opens the store (made at first start), registers the custom resources and starts garbage collection. Requests of
     /// [`LocalService`] are served from now on, nothing listens yet.
     ///
     /// # Errors
-    /// The data directory cannot be used, is in use by another process, or holds a store of a newer version.
+    /// The data directory cannot be used, is in use by another process, or holds a store of a newer version; a custom
+    /// resource cannot be served.
     pub async fn open(options: Options) -> Result<Self, StartError> {
         let data_dir = DataDir::lock(&options.data_dir)?;
-        Ok(Self { core: Arc::new(Core { data_dir, options, mounts: std::sync::RwLock::default() }) })
+        let (changes, heard) = tokio::sync::mpsc::unbounded_channel();
+        let store = Store::open(&data_dir.path().join(STORE_FILE), changes).map_err(StartError::store)?;
+        let registry = bootstrap::bootstrap(&store, &options.custom_resources).await?;
+        let given: HashSet<String> =
+            options.custom_resources.iter().filter_map(|crd| crd.metadata.name.clone()).collect();
+        let core = Arc::new(Core::new(store, options.admission, registry, given));
+        core.tasks.spawn(gc::run(Arc::clone(&core), heard));
+        Ok(Self { core, data_dir: Arc::new(data_dir), listen: options.listen })
     }
 
     /// A transport for `kube::Client::new` that reaches this server in process, authenticated as `user`.
@@ -60,7 +79,7 @@ impl ApiServer {
 
     /// Serves a router under `/apis/<group>/<version>` and lists it in discovery.
     pub fn mount(&self, mount: Mount) {
-        self.core.mounts.write().expect("no holder of the lock panics").push(mount);
+        self.core.mount(mount);
     }
 
     /// Makes or renews certificates and kubeconfig, and serves the listen address over TLS.
@@ -68,22 +87,24 @@ impl ApiServer {
     /// # Errors
     /// The address cannot be bound, or certificates cannot be made.
     pub async fn listen(&self) -> Result<Endpoint, StartError> {
-        let listener = tokio::net::TcpListener::bind(self.core.options.listen)
-            .await
-            .map_err(|source| StartError::Bind { address: self.core.options.listen, source })?;
-        let local_addr =
-            listener.local_addr().map_err(|source| StartError::Bind { address: self.core.options.listen, source })?;
-        Ok(Endpoint { local_addr, kubeconfig: self.core.data_dir.path().join("kubeconfig") })
+        let bind = |source| StartError::Bind { address: self.listen, source };
+        let listener = tokio::net::TcpListener::bind(self.listen).await.map_err(bind)?;
+        let local_addr = listener.local_addr().map_err(bind)?;
+        let identity = tls::Identity::load_or_make(self.data_dir.path(), self.listen.ip())?;
+        let kubeconfig = identity.write_kubeconfig(self.data_dir.path(), local_addr)?;
+        let acceptor = identity.acceptor()?;
+        self.core.tasks.spawn(listener::serve(Arc::clone(&self.core), listener, acceptor));
+        Ok(Endpoint { local_addr, kubeconfig })
     }
 
     /// Stops accepting, ends watches, lets requests in flight finish (5 s at most), then closes the store. Without it,
     /// or cut short by SIGKILL, nothing that was acknowledged is lost.
-    pub async fn shutdown(&self) {}
-}
-
-impl Core {
-    /// Answers one request, which carries its authenticated user as an extension.
-    pub(crate) async fn handle(&self, _request: http::Request<axum::body::Body>) -> http::Response<axum::body::Body> {
-        crate::status::ApiError::no_such_resource().to_response()
+    pub async fn shutdown(&self) {
+        self.core.shutdown.cancel();
+        self.core.tasks.close();
+        if tokio::time::timeout(SHUTDOWN_GRACE, self.core.tasks.wait()).await.is_err() {
+            tracing::warn!("requests did not finish in time, closing the store");
+        }
+        self.core.store.close().await;
     }
 }

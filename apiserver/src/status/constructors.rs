@@ -128,4 +128,14 @@ impl ApiError {
     pub(crate) fn insufficient_storage(message: impl Into<String>) -> Self {
         Self::new(StatusCode::INSUFFICIENT_STORAGE, "InsufficientStorage", message)
     }
+
+    /// The server is going away.
+    pub(crate) fn unavailable(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", message)
+    }
+
+    /// A patch that cannot be applied, in the words of whoever tried.
+    pub(crate) fn patch(code: StatusCode, reason: &'static str, message: String) -> Self {
+        Self::new(code, reason, message)
+    }
 }

@@ -38,10 +38,7 @@ pub(crate) enum StoreError {
 impl StoreError {
     pub(super) fn sqlite(operation: &'static str, path: &Path, source: rusqlite::Error) -> Self {
         match source.sqlite_error_code() {
-            Some(ErrorCode::DiskFull) => Self::Full {
-                operation,
-                directory: path.parent().unwrap_or(path).to_owned(),
-            },
+            Some(ErrorCode::DiskFull) => Self::Full { operation, directory: path.parent().unwrap_or(path).to_owned() },
             _ => Self::Sqlite { operation, path: path.to_owned(), source },
         }
     }

@@ -56,12 +56,7 @@ impl Store {
     }
 }
 
-fn page(
-    connection: &Connection,
-    resource: &str,
-    namespace: Option<&str>,
-    after: u64,
-) -> rusqlite::Result<LogPage> {
+fn page(connection: &Connection, resource: &str, namespace: Option<&str>, after: u64) -> rusqlite::Result<LogPage> {
     let trimmed = schema::meta(connection, "trimmed")?;
     if after < trimmed {
         return Ok(LogPage::Expired { oldest: trimmed });

@@ -24,7 +24,6 @@ use tokio::sync::{oneshot, watch};
 pub(crate) use error::{StoreError, WriteError};
 pub(crate) use log::{LogEntry, LogKind, LogPage};
 pub(crate) use mutation::{Change, ChangeKind, Committed, Mutation};
-pub(crate) use read::Listing;
 
 use notify::Notifier;
 use writer::Job;
@@ -58,10 +57,7 @@ pub(crate) struct Store {
 
 impl Store {
     /// Opens the file, making or upgrading its tables, and starts the writer. `changes` hears of every committed change.
-    pub(crate) fn open(
-        path: &Path,
-        changes: tokio::sync::mpsc::UnboundedSender<Change>,
-    ) -> Result<Self, StoreError> {
+    pub(crate) fn open(path: &Path, changes: tokio::sync::mpsc::UnboundedSender<Change>) -> Result<Self, StoreError> {
         let mut connection = schema::open_writer(path)?;
         let version = schema::migrate(&mut connection, path)?;
         let notifier = Arc::new(Notifier::new(version));

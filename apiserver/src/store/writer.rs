@@ -91,7 +91,10 @@ impl Writer {
     }
 
     /// Applies all jobs in one transaction. An error of SQLite undoes all of it.
-    fn apply(&mut self, jobs: Vec<Vec<Mutation>>) -> rusqlite::Result<(Vec<Result<Vec<Committed>, WriteError>>, Progress)> {
+    fn apply(
+        &mut self,
+        jobs: Vec<Vec<Mutation>>,
+    ) -> rusqlite::Result<(Vec<Result<Vec<Committed>, WriteError>>, Progress)> {
         let sweep = self.last_sweep.is_none_or(|last| last.elapsed() >= SWEEP_INTERVAL);
         let mut transaction = self.connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
         let start = schema::meta(&transaction, "version")?;

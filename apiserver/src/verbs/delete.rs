@@ -83,12 +83,7 @@ impl DeleteOptions {
 }
 
 /// Deletes one object, or marks it where finalizers hold it.
-pub(crate) async fn delete(
-    call: &Call<'_>,
-    name: &str,
-    headers: &HeaderMap,
-    bytes: &Bytes,
-) -> Result<Reply, ApiError> {
+pub(crate) async fn delete(call: &Call<'_>, name: &str, headers: &HeaderMap, bytes: &Bytes) -> Result<Reply, ApiError> {
     let options = DeleteOptions::parse(headers, bytes, call.query)?;
     if options.is_dry_run()? && !call.query.dry_run {
         let query = query::Query { dry_run: true, ..call.query.clone() };

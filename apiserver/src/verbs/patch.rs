@@ -1,13 +1,13 @@
 //! patch: merge, JSON and strategic merge patches.
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode};
 
 use super::prepare::{self, Part};
 use super::update::replace;
 use super::{Call, Reply};
 use crate::http::body;
-use crate::patch::Patch;
+use crate::patch::{PatchError, PatchType, apply_patch};
 use crate::schema;
 use crate::status::ApiError;
 
@@ -19,11 +19,12 @@ pub(crate) async fn patch(
     headers: &HeaderMap,
     bytes: &Bytes,
 ) -> Result<Reply, ApiError> {
-    let patch = call.resource.parse_patch(body::content_type(headers), bytes)?;
+    let kind = call.resource.builtin();
+    let patch_type = PatchType::negotiate(body::content_type(headers), kind).map_err(refusal)?;
     let duplicates = schema::duplicate_fields(bytes);
     replace(call, name, part, Vec::new(), |old| {
         let shown = call.resource.outgoing_value(old);
-        let patched = apply(call, &patch, &shown)?;
+        let patched = apply_patch(patch_type, bytes, &shown, kind).map_err(refusal)?;
         let object = prepare::decode(call.resource, patched)?;
         let (mut object, warnings) =
             prepare::admit(call.resource, call.query.field_validation, &duplicates, call.resource.incoming(object))?;
@@ -33,8 +34,7 @@ pub(crate) async fn patch(
     .await
 }
 
-fn apply(call: &Call<'_>, patch: &Patch, object: &serde_json::Value) -> Result<serde_json::Value, ApiError> {
-    let mut patched = object.clone();
-    patch.apply(&mut patched).map_err(|error| call.resource.patch_error(&error))?;
-    Ok(patched)
+fn refusal(error: PatchError) -> ApiError {
+    let code = StatusCode::from_u16(error.code()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    ApiError::patch(code, error.reason(), error.to_string())
 }

@@ -93,7 +93,7 @@ pub(crate) fn admit(
         Ok(unknown) => unknown,
         Err(crate::registry::AdmitError::Decode(message)) => return Err(ApiError::bad_request(message)),
         Err(crate::registry::AdmitError::Cause(cause)) => {
-            return Err(ApiError::invalid(&resource.group, &resource.kind, &name, vec![cause]));
+            return Err(ApiError::invalid(&resource.group, &resource.kind, &name, from_schema(vec![cause])));
         }
     };
     let object = Object::new(value).ok_or_else(|| ApiError::bad_request("metadata must be a JSON object"))?;
@@ -103,9 +103,7 @@ pub(crate) fn admit(
     match validation {
         FieldValidation::Ignore => Ok((object, Vec::new())),
         FieldValidation::Warn => Ok((object, schema::field_warnings(&unknown, duplicates))),
-        FieldValidation::Strict => {
-            Err(ApiError::bad_request(schema::strict_decoding_message(&unknown, duplicates)))
-        }
+        FieldValidation::Strict => Err(ApiError::bad_request(schema::strict_decoding_message(&unknown, duplicates))),
     }
 }
 
@@ -250,7 +248,10 @@ fn is_spec_changed(resource: &Resource, old: &Object, new: &Object) -> bool {
     let counts = |field: &str| field != "metadata" && !(resource.has_status && field == "status");
     let of = |object: &Object| {
         let fields = object.value().as_object().into_iter().flatten();
-        fields.filter(|(field, _)| counts(field)).map(|(field, value)| (field.clone(), value.clone())).collect::<Vec<_>>()
+        fields
+            .filter(|(field, _)| counts(field))
+            .map(|(field, value)| (field.clone(), value.clone()))
+            .collect::<Vec<_>>()
     };
     of(old) != of(new)
 }

@@ -32,8 +32,7 @@ impl Selection {
     }
 
     pub(crate) fn matches(&self, resource: &Resource, object: &Object) -> bool {
-        self.labels.matches(object.metadata().get("labels").and_then(serde_json::Value::as_object))
-            && self.fields.matches(object.value(), &resource.fields)
+        self.labels.matches(object.value()) && self.fields.matches(object.value(), &resource.fields)
     }
 
     /// As [`Self::matches`], for stored text; no parsing where everything is picked.

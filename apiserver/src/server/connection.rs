@@ -1,0 +1,69 @@
+//! One connection: TLS, who is there, then HTTP/1.1 or HTTP/2.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use http::Request;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+
+use super::Core;
+use crate::auth::{User, from_certificate};
+use crate::status::ApiError;
+
+/// How long a client may take for its handshake, and for the head of a request. Guests may reach this port.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Requests of one HTTP/2 connection at a time; each watch is one.
+const MAX_CONCURRENT_STREAMS: u32 = 250;
+
+/// Serves a connection until it ends, or until its requests are answered after shutdown began.
+pub(super) async fn serve(core: Arc<Core>, acceptor: TlsAcceptor, socket: TcpStream, peer: SocketAddr) {
+    // Without it a small answer waits for the acknowledgement of the last one.
+    let _ = socket.set_nodelay(true);
+    let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(socket));
+    let stream = match handshake.await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            tracing::debug!(%peer, %error, "TLS handshake failed");
+            return;
+        }
+        Err(_) => return,
+    };
+    let certificates = stream.get_ref().1.peer_certificates();
+    let user = certificates.and_then(|chain| chain.first()).and_then(from_certificate);
+    let shutdown = core.shutdown.clone();
+    let service = service_fn(move |request| {
+        let (core, user) = (Arc::clone(&core), user.clone());
+        async move { Ok::<_, Infallible>(answer(core, user, request).await) }
+    });
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HANDSHAKE_TIMEOUT);
+    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(MAX_CONCURRENT_STREAMS);
+    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    let result = tokio::select! {
+        result = connection.as_mut() => result,
+        () = shutdown.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(%peer, %error, "connection ended");
+    }
+}
+
+async fn answer(core: Arc<Core>, user: Option<User>, request: Request<Incoming>) -> http::Response<Body> {
+    let Some(user) = user else { return ApiError::unauthorized().to_response() };
+    let mut request = request.map(Body::new);
+    request.extensions_mut().insert(user);
+    core.handle(request).await
+}

@@ -1,0 +1,52 @@
+//! Files of keys and certificates: private, and whole or not there.
+
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+
+use crate::server::StartError;
+
+fn unusable(path: &Path) -> impl FnOnce(std::io::Error) -> StartError {
+    let path = path.to_owned();
+    move |source| StartError::DataDir { path, source }
+}
+
+/// Makes a directory (0700) where it is missing.
+pub(super) fn make_directory(path: &Path) -> Result<(), StartError> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(unusable(path))
+}
+
+/// The file's text; `None` if there is no such file.
+pub(super) fn read_if_present(path: &Path) -> Result<Option<String>, StartError> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(unusable(path)(error)),
+    }
+}
+
+/// Writes a file (0600) under another name, then renames it: readers see the old text or the new one.
+pub(super) fn write_private(path: &Path, bytes: &[u8]) -> Result<(), StartError> {
+    let temporary = path.with_extension("new");
+    let write = || {
+        // A file left by a crash may have another mode.
+        match fs::remove_file(&temporary) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)
+    };
+    write().map_err(unusable(path))
+}
+
+/// As [`write_private`], unless the file has this text already.
+pub(super) fn write_private_if_changed(path: &Path, bytes: &[u8]) -> Result<(), StartError> {
+    match fs::read(path) {
+        Ok(present) if present == bytes => Ok(()),
+        _ => write_private(path, bytes),
+    }
+}

@@ -1,0 +1,149 @@
+//! The server's and the administrator's certificate.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
+
+use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, KeyPair, KeyUsagePurpose, SanType};
+use time::{Duration, OffsetDateTime};
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use super::authority::Authority;
+use super::{failed, files};
+use crate::auth::MASTERS;
+use crate::server::StartError;
+
+/// Clocks that are a little behind accept a fresh certificate.
+pub(super) const CLOCK_SKEW: Duration = Duration::minutes(5);
+
+/// Lifetime of a certificate.
+const LIFETIME: Duration = Duration::days(365 * 2);
+
+/// When less than this is left at a start, a certificate is made anew.
+const RENEW_WITHIN: Duration = Duration::days(180);
+
+/// Name of the administrator, as kubeadm has it.
+const ADMIN_NAME: &str = "kubernetes-admin";
+
+/// What a certificate is for.
+pub(super) enum Purpose {
+    /// Proves the server to clients.
+    Server {
+        /// The address that clients will connect to.
+        listen: IpAddr,
+    },
+    /// Proves the administrator to the server.
+    Admin,
+}
+
+/// A certificate and its key, as PEM.
+pub(super) struct Leaf {
+    pub(super) certificate_pem: String,
+    pub(super) key_pem: String,
+}
+
+impl Purpose {
+    fn file_stem(&self) -> &'static str {
+        match self {
+            Self::Server { .. } => "server",
+            Self::Admin => "admin",
+        }
+    }
+
+    /// Names that clients may know the server by.
+    fn alternative_names(&self) -> Result<Vec<SanType>, rcgen::Error> {
+        let Self::Server { listen } = self else { return Ok(Vec::new()) };
+        let mut names = Vec::new();
+        for name in ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"] {
+            names.push(SanType::DnsName(name.try_into()?));
+        }
+        let mut addresses = vec![IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)];
+        if !addresses.contains(listen) && !listen.is_unspecified() {
+            addresses.push(*listen);
+        }
+        names.extend(addresses.into_iter().map(SanType::IpAddress));
+        Ok(names)
+    }
+
+    fn params(&self) -> Result<CertificateParams, rcgen::Error> {
+        let now = OffsetDateTime::now_utc();
+        let mut params = CertificateParams::default();
+        let name = match self {
+            Self::Server { .. } => "ovm-apiserver",
+            Self::Admin => ADMIN_NAME,
+        };
+        params.distinguished_name.push(DnType::CommonName, name);
+        if matches!(self, Self::Admin) {
+            params.distinguished_name.push(DnType::OrganizationName, MASTERS);
+        }
+        params.extended_key_usages = vec![match self {
+            Self::Server { .. } => ExtendedKeyUsagePurpose::ServerAuth,
+            Self::Admin => ExtendedKeyUsagePurpose::ClientAuth,
+        }];
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.subject_alt_names = self.alternative_names()?;
+        params.use_authority_key_identifier_extension = true;
+        params.not_before = now - CLOCK_SKEW;
+        params.not_after = now + LIFETIME;
+        Ok(params)
+    }
+}
+
+impl Leaf {
+    /// Reads a certificate and its key; makes new ones if they are missing, end soon, are not of this authority, or do
+    /// not name the listen address.
+    pub(super) fn load_or_make(directory: &Path, authority: &Authority, purpose: &Purpose) -> Result<Self, StartError> {
+        let certificate_path = directory.join(format!("{}.crt", purpose.file_stem()));
+        let key_path = directory.join(format!("{}.key", purpose.file_stem()));
+        let stored = files::read_if_present(&certificate_path)?.zip(files::read_if_present(&key_path)?);
+        if let Some((certificate_pem, key_pem)) = stored
+            && is_usable(&certificate_pem, &key_pem, authority, purpose).unwrap_or(false)
+        {
+            return Ok(Self { certificate_pem, key_pem });
+        }
+        let make = || {
+            let key = KeyPair::generate()?;
+            let certificate = purpose.params()?.signed_by(&key, authority.issuer())?;
+            Ok::<_, rcgen::Error>(Self { certificate_pem: certificate.pem(), key_pem: key.serialize_pem() })
+        };
+        let leaf = make().map_err(|error| failed("make certificate", &certificate_path)(error.into()))?;
+        files::write_private(&key_path, leaf.key_pem.as_bytes())?;
+        files::write_private(&certificate_path, leaf.certificate_pem.as_bytes())?;
+        Ok(leaf)
+    }
+}
+
+/// When a certificate ends; `None` if it cannot be read.
+pub(super) fn ends(certificate_pem: &str) -> Option<OffsetDateTime> {
+    let (_, pem) = x509_parser::pem::parse_x509_pem(certificate_pem.as_bytes()).ok()?;
+    let (_, certificate) = X509Certificate::from_der(&pem.contents).ok()?;
+    Some(certificate.validity().not_after.to_datetime())
+}
+
+/// Whether a stored certificate still serves; `None` if it cannot be read.
+fn is_usable(certificate_pem: &str, key_pem: &str, authority: &Authority, purpose: &Purpose) -> Option<bool> {
+    let (_, pem) = x509_parser::pem::parse_x509_pem(certificate_pem.as_bytes()).ok()?;
+    let (_, certificate) = X509Certificate::from_der(&pem.contents).ok()?;
+    let (_, authority_pem) = x509_parser::pem::parse_x509_pem(authority.certificate_pem().as_bytes()).ok()?;
+    let (_, issuer) = X509Certificate::from_der(&authority_pem.contents).ok()?;
+    let key = KeyPair::from_pem(key_pem).ok()?;
+    let is_pair = certificate.public_key().subject_public_key.data.as_ref() == key.public_key_raw();
+    // The authority's name is its own, so a certificate of a former one shows.
+    let is_ours = certificate.issuer() == issuer.subject();
+    let lasts = certificate.validity().not_after.to_datetime() > OffsetDateTime::now_utc() + RENEW_WITHIN;
+    let listen = match purpose {
+        Purpose::Server { listen } if !listen.is_unspecified() => Some(*listen),
+        _ => None,
+    };
+    Some(is_pair && is_ours && lasts && listen.is_none_or(|listen| names_address(&certificate, listen)))
+}
+
+fn names_address(certificate: &X509Certificate<'_>, address: IpAddr) -> bool {
+    let bytes = match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    };
+    let names = certificate.subject_alternative_name().ok().flatten();
+    let names = names.iter().flat_map(|extension| &extension.value.general_names);
+    names.into_iter().any(|name| matches!(name, GeneralName::IPAddress(found) if *found == bytes.as_slice()))
+}

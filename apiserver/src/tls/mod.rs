@@ -1,0 +1,90 @@
+//! Certificates: an authority of our own, a server certificate and the administrator's client certificate.
+//!
+//! Made at first start below the data directory (keys 0600), renewed at a start when they end soon or when the server
+//! certificate does not fit the listen address. All keys are ECDSA P-256: made in under a millisecond. Keys and
+//! certificates never appear in a log.
+
+mod authority;
+mod files;
+mod kubeconfig;
+mod leaf;
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
+use tokio_rustls::TlsAcceptor;
+
+use crate::server::StartError;
+use authority::Authority;
+use leaf::{Leaf, Purpose};
+
+/// Directory of keys and certificates in the data directory.
+const DIRECTORY: &str = "pki";
+
+/// Name of the administrator's kubeconfig in the data directory.
+const KUBECONFIG: &str = "kubeconfig";
+
+/// Keys and certificates of a server.
+pub(crate) struct Identity {
+    authority: Authority,
+    server: Leaf,
+    admin: Leaf,
+}
+
+/// A failed step with a key or certificate file.
+fn failed(operation: &'static str, path: &Path) -> impl FnOnce(Box<dyn std::error::Error + Send + Sync>) -> StartError {
+    let path = path.to_owned();
+    move |source| StartError::Certificate { operation, path, source }
+}
+
+impl Identity {
+    /// Reads keys and certificates; makes those that are missing, end soon or do not fit.
+    pub(crate) fn load_or_make(data_dir: &Path, listen: IpAddr) -> Result<Self, StartError> {
+        let directory = data_dir.join(DIRECTORY);
+        files::make_directory(&directory)?;
+        let authority = Authority::load_or_make(&directory)?;
+        let server = Leaf::load_or_make(&directory, &authority, &Purpose::Server { listen })?;
+        let admin = Leaf::load_or_make(&directory, &authority, &Purpose::Admin)?;
+        Ok(Self { authority, server, admin })
+    }
+
+    /// Writes the administrator's kubeconfig (0600), where it is not there like this yet.
+    pub(crate) fn write_kubeconfig(&self, data_dir: &Path, address: SocketAddr) -> Result<PathBuf, StartError> {
+        let path = data_dir.join(KUBECONFIG);
+        let text = kubeconfig::render(address, self.authority.certificate_pem(), &self.admin);
+        files::write_private_if_changed(&path, text.as_bytes())?;
+        Ok(path)
+    }
+
+    /// TLS for the listener. Clients without a certificate get as far as a 401; one of another authority fails the
+    /// handshake.
+    pub(crate) fn acceptor(&self) -> Result<TlsAcceptor, StartError> {
+        let config = self.server_config().map_err(failed("use certificates of", Path::new(DIRECTORY)))?;
+        Ok(TlsAcceptor::from(Arc::new(config)))
+    }
+
+    fn server_config(&self) -> Result<ServerConfig, Box<dyn std::error::Error + Send + Sync>> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(self.authority.certificate_pem().as_bytes())?)?;
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+            .allow_unauthenticated()
+            .build()?;
+        let certificate = CertificateDer::from_pem_slice(self.server.certificate_pem.as_bytes())?;
+        let key = PrivateKeyDer::from_pem_slice(self.server.key_pem.as_bytes())?;
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(vec![certificate], key)?;
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Ok(config)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,53 @@
+use std::os::unix::fs::PermissionsExt;
+
+use super::*;
+
+const LOOPBACK: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
+fn server_pem(directory: &Path) -> String {
+    std::fs::read_to_string(directory.join(DIRECTORY).join("server.crt")).unwrap()
+}
+
+#[test]
+fn a_second_start_keeps_the_certificates_of_the_first() {
+    let directory = tempfile::tempdir().unwrap();
+    Identity::load_or_make(directory.path(), LOOPBACK).unwrap();
+    let first = server_pem(directory.path());
+    Identity::load_or_make(directory.path(), LOOPBACK).unwrap();
+    assert_eq!(server_pem(directory.path()), first);
+}
+
+#[test]
+fn another_listen_address_gets_another_server_certificate() {
+    let directory = tempfile::tempdir().unwrap();
+    Identity::load_or_make(directory.path(), LOOPBACK).unwrap();
+    let first = server_pem(directory.path());
+    let identity = Identity::load_or_make(directory.path(), "192.0.2.7".parse().unwrap()).unwrap();
+    assert_ne!(server_pem(directory.path()), first);
+    identity.acceptor().unwrap();
+}
+
+#[test]
+fn a_lost_authority_takes_its_certificates_with_it() {
+    let directory = tempfile::tempdir().unwrap();
+    Identity::load_or_make(directory.path(), LOOPBACK).unwrap();
+    let first = server_pem(directory.path());
+    std::fs::remove_file(directory.path().join(DIRECTORY).join("ca.crt")).unwrap();
+    Identity::load_or_make(directory.path(), LOOPBACK).unwrap();
+    assert_ne!(server_pem(directory.path()), first);
+}
+
+#[test]
+fn keys_and_kubeconfig_are_private_and_a_damaged_key_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let identity = Identity::load_or_make(directory.path(), LOOPBACK).unwrap();
+    let kubeconfig = identity.write_kubeconfig(directory.path(), "127.0.0.1:6443".parse().unwrap()).unwrap();
+    let key = directory.path().join(DIRECTORY).join("ca.key");
+    for file in [&kubeconfig, &key] {
+        assert_eq!(std::fs::metadata(file).unwrap().permissions().mode() & 0o777, 0o600, "{}", file.display());
+    }
+    assert!(std::fs::read_to_string(&kubeconfig).unwrap().contains("server: https://127.0.0.1:6443"));
+    std::fs::write(&key, "no key").unwrap();
+    let error = Identity::load_or_make(directory.path(), LOOPBACK).err().unwrap();
+    assert!(error.to_string().contains("ca.crt"), "{error}");
+}
