@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::resource::Schema;
-use crate::schema::Cause;
+use crate::admission::Cause;
 
 /// An object cannot be read as its kind.
 #[derive(Debug)]

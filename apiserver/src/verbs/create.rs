@@ -55,7 +55,7 @@ impl From<ApiError> for Refused {
 }
 
 async fn store(call: &Call<'_>, mut object: Object) -> Result<Bytes, Refused> {
-    let causes = prepare::from_schema(call.resource.schema.validate_create(object.value()));
+    let causes = call.resource.schema.validate_create(object.value());
     call.refuse_if_any(object.name(), causes)?;
     call.judge(Operation::Create, &object, None)?;
     let definition = call.core.settle_definition(call.resource, &mut object)?;

@@ -2,7 +2,6 @@
 
 use serde_json::{Value, json};
 
-use crate::admission::Cause;
 use crate::http::query::FieldValidation;
 use crate::object::{Object, timestamp};
 use crate::registry::{Behavior, Resource};
@@ -93,7 +92,7 @@ pub(crate) fn admit(
         Ok(unknown) => unknown,
         Err(crate::registry::AdmitError::Decode(message)) => return Err(ApiError::bad_request(message)),
         Err(crate::registry::AdmitError::Cause(cause)) => {
-            return Err(ApiError::invalid(&resource.group, &resource.kind, &name, from_schema(vec![cause])));
+            return Err(ApiError::invalid(&resource.group, &resource.kind, &name, vec![cause]));
         }
     };
     let object = Object::new(value).ok_or_else(|| ApiError::bad_request("metadata must be a JSON object"))?;
@@ -261,9 +260,4 @@ pub(crate) fn is_released(object: &Object) -> bool {
     let held_by_spec = object.kind() == "Namespace"
         && object.value().pointer("/spec/finalizers").and_then(Value::as_array).is_some_and(|list| !list.is_empty());
     object.is_deleting() && object.finalizers().is_empty() && !held_by_spec
-}
-
-/// The server's own causes and those of a schema are one type to clients.
-pub(crate) fn from_schema(causes: Vec<schema::Cause>) -> Vec<Cause> {
-    causes.into_iter().map(|cause| Cause::new(cause.reason, cause.message, cause.field)).collect()
 }

@@ -42,7 +42,7 @@ pub(super) async fn replace(
         let (wanted, more_warnings) = make(&old)?;
         let new = prepare::for_update(call.resource, part, &old, wanted)?;
         let causes = call.resource.schema.validate_update(new.value(), old.value(), part == Part::Status);
-        call.refuse_if_any(name, prepare::from_schema(causes))?;
+        call.refuse_if_any(name, causes)?;
         if part == Part::Main {
             call.judge(Operation::Update, &new, Some(&old))?;
         }
