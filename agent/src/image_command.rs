@@ -1,5 +1,6 @@
 //! `ovm-agent image`: the node's images from the command line. Works on the files, beside an agent that runs or without one.
 
+use std::error::Error;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
@@ -68,6 +69,9 @@ pub enum ImageCommandError {
         #[source]
         source: ImportError,
     },
+    /// The caller may not use the store.
+    #[error("run this as root, or with another --data-dir")]
+    Denied(#[source] Box<ImageCommandError>),
     /// The store could not do it.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -82,6 +86,11 @@ impl ImageArgs {
     /// # Errors
     /// If it could not be done. The message says what to do instead.
     pub fn run(&self, out: &mut impl Write) -> Result<(), ImageCommandError> {
+        self.run_verb(out)
+            .map_err(|error| if is_denied(&error) { ImageCommandError::Denied(Box::new(error)) } else { error })
+    }
+
+    fn run_verb(&self, out: &mut impl Write) -> Result<(), ImageCommandError> {
         match &self.verb {
             ImageVerb::Import { name, file } => {
                 let name: ImageName = name.parse()?;
@@ -99,6 +108,13 @@ impl ImageArgs {
                         "it was {before} before; VirtualMachines that exist keep that one until they are deleted"
                     )?;
                 }
+                if let Some(closed) = first_closed_directory(&self.data_dir.canonicalize()?) {
+                    let closed = closed.display();
+                    writeln!(
+                        out,
+                        "note: QEMU runs as a user of its own and may not pass {closed}: chmod o+x {closed}"
+                    )?;
+                }
             }
             ImageVerb::List => write_table(&ImageStore::open(&self.data_dir)?.list()?, out)?,
             ImageVerb::Rm { name } => {
@@ -109,6 +125,18 @@ impl ImageArgs {
         }
         Ok(())
     }
+}
+
+/// Whether the cause of `error` is that the caller lacks a permission.
+fn is_denied(error: &ImageCommandError) -> bool {
+    let mut cause: Option<&dyn Error> = Some(error);
+    while let Some(error) = cause {
+        if error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::PermissionDenied) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 fn write_table(images: &[ListedImage], out: &mut impl Write) -> io::Result<()> {

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -61,12 +62,11 @@ fn assert_whole(data_dir: &Path, temp: &Path) {
 #[test]
 fn import_list_and_rm_as_the_guide_shows_them() {
     let temp = tempfile::tempdir().unwrap();
-    std::fs::set_permissions(temp.path(), std::fs::Permissions::from_mode(0o711)).unwrap();
     let data = temp.path().join("data");
     let file = disk(temp.path(), 1);
     let file = file.to_str().unwrap();
     let imported = out(&image(&data, &["import", "kubevirt/cirros-registry-disk-demo:latest", file]));
-    insta::assert_snapshot!(imported, @"imported kubevirt/cirros-registry-disk-demo:latest: raw, sha256:916b144867c340614f515c7b0e5415c74832d899c05264ded2a277a6e81d81ff");
+    insta::assert_snapshot!(imported.lines().next().unwrap(), @"imported kubevirt/cirros-registry-disk-demo:latest: raw, sha256:916b144867c340614f515c7b0e5415c74832d899c05264ded2a277a6e81d81ff");
     let table = out(&image(&data, &["list"]));
     let words: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
     assert_eq!(words[0], ["NAME", "DIGEST", "FORMAT", "SIZE", "VIRTUAL-SIZE", "IMPORTED", "USED-BY"]);
@@ -86,6 +86,32 @@ fn a_data_directory_that_qemu_cannot_reach_is_pointed_out() {
     let text = out(&image(&temp.path().join("data"), &["import", "a", disk(temp.path(), 1).to_str().unwrap()]));
     let fix = format!("chmod o+x {}", temp.path().canonicalize().unwrap().display());
     assert!(text.contains(&fix), "{text}");
+}
+
+#[test]
+fn a_caller_without_the_right_is_told_who_has_it() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: a_caller_without_the_right needs root, to be somebody else");
+        return;
+    }
+    let temp = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(temp.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let data = temp.path().join("data");
+    out(&image(&data, &["list"]));
+    // A copy: the build directory may be closed to others.
+    let agent = temp.path().join("ovm-agent");
+    std::fs::copy(AGENT, &agent).unwrap();
+    for data in [&data, &temp.path().join("missing")] {
+        let run = Command::new(&agent)
+            .args(["image", "list", "--data-dir"])
+            .arg(data)
+            .uid(65534)
+            .gid(65534)
+            .output()
+            .unwrap();
+        let text = error(&run);
+        assert!(text.starts_with("ovm-agent: run this as root") && text.lines().count() == 1, "{text}");
+    }
 }
 
 #[test]
