@@ -40,8 +40,10 @@ enum Step {
     Additional {
         listed: Vec<String>,
     },
-    /// Each element of a list.
-    Items,
+    /// Each element of a list, and the keys that tell elements apart, if they are told apart by keys.
+    Items {
+        keys: Option<Vec<String>>,
+    },
 }
 
 impl Rules {
@@ -88,9 +90,9 @@ impl RuleNode {
                     path.with_key(name, |path| self.walk(rest, child, old, path, causes));
                 }
             }
-            Step::Items => {
+            Step::Items { keys } => {
                 for (index, item) in value.as_array().into_iter().flatten().enumerate() {
-                    let old = old.and_then(|o| o.get(index));
+                    let old = old.zip(keys.as_ref()).and_then(|(old, keys)| same_element(item, old, keys));
                     path.with_index(index, |path| self.walk(rest, item, old, path, causes));
                 }
             }
@@ -101,6 +103,11 @@ impl RuleNode {
         let Err(errors) = cel::validate_compiled(&self.compiled, value, old) else { return };
         causes.extend(errors.iter().map(|e| to_cause(e, value, path)));
     }
+}
+
+/// The element of `old` that has the keys of `item`.
+fn same_element<'a>(item: &Value, old: &'a Value, keys: &[String]) -> Option<&'a Value> {
+    old.as_array()?.iter().find(|other| keys.iter().all(|key| other.get(key) == item.get(key)))
 }
 
 fn to_cause(error: &ValidationError, value: &Value, path: &Path) -> Cause {
@@ -147,7 +154,8 @@ fn collect(schema: &JSONSchemaProps, steps: &mut Vec<Step>, nodes: &mut Vec<Rule
         descend(additional, Step::Additional { listed })?;
     }
     if let Some(JSONSchemaPropsOrArray::Schema(items)) = &schema.items {
-        descend(items, Step::Items)?;
+        let keys = schema.x_kubernetes_list_map_keys.clone();
+        descend(items, Step::Items { keys })?;
     }
     Ok(())
 }

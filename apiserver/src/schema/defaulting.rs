@@ -1,13 +1,14 @@
-//! Defaults, and what `null` means.
+//! Defaults, what `null` means, and whole numbers.
 //!
 //! `null` in a field that is not nullable becomes its default, or is dropped where there is none:
 //! <https://kubernetes.io/docs/tasks/extend-kubernetes/custom-resources/custom-resource-definitions/#defaulting-and-nullable>.
 
 use serde_json::Value;
 
-use super::structural::Node;
+use super::structural::{Node, Type};
 
-/// Drops nulls that are neither allowed nor replaced by a default, then fills in defaults.
+/// Drops nulls that are neither allowed nor replaced by a default, then fills in defaults. An integer that came as `2.0` is
+/// stored as `2`, as Go prints it: typed clients could not read it otherwise.
 pub(crate) fn apply_defaults(value: &mut Value, schema: &Node) {
     drop_nulls(value, Some(schema));
     fill(value, schema);
@@ -56,6 +57,18 @@ fn fill(value: &mut Value, schema: &Node) {
                     fill_null(item, sub);
                     fill(item, sub);
                 }
+            }
+        }
+        Value::Number(number) if number.is_f64() && matches!(schema.kind, Some(Type::Integer | Type::IntOrString)) => {
+            // Only a whole number below 2^53 survives the way there and back.
+            #[expect(clippy::cast_possible_truncation, reason = "`as` saturates, and the way back is checked")]
+            let whole = number.as_f64().map(|f| (f, f as i64));
+            #[expect(clippy::cast_precision_loss, reason = "a loss shows in the comparison")]
+            if let Some((float, whole)) = whole
+                && whole.abs() < 1 << 53
+                && (whole as f64).total_cmp(&float).is_eq()
+            {
+                *value = Value::from(whole);
             }
         }
         _ => {}

@@ -12,6 +12,9 @@ use super::path::Path;
 use super::structural::{Additional, Checks, Exclusive, ListType, Node, Type};
 use crate::admission::Cause;
 
+/// Floats count as integers up to here.
+const MAX_SAFE_INTEGER: f64 = 9_007_199_254_740_992.0;
+
 /// Appends what is wrong with `value` to `causes`. A part that equals its counterpart in `old` is not looked at: an
 /// update is never refused for what it does not change.
 pub(crate) fn validate(value: &Value, old: Option<&Value>, node: &Node, path: &mut Path, causes: &mut Vec<Cause>) {
@@ -19,6 +22,9 @@ pub(crate) fn validate(value: &Value, old: Option<&Value>, node: &Node, path: &m
         return;
     }
     check_type(value, node, path, causes);
+    if let Value::Number(number) = value {
+        check_range(number, node, path, causes);
+    }
     if let Some(checks) = &node.checks {
         check_junctors(value, old, checks, path, causes);
         check_enum(value, checks, path, causes);
@@ -34,7 +40,7 @@ pub(crate) fn validate(value: &Value, old: Option<&Value>, node: &Node, path: &m
         Value::Array(items) => {
             if let Some(sub) = &node.items {
                 for (index, item) in items.iter().enumerate() {
-                    let old = old.and_then(|o| correlate(item, index, o, &node.list_type));
+                    let old = old.and_then(|o| correlate(item, o, &node.list_type));
                     path.with_index(index, |path| validate(item, old, sub, path, causes));
                 }
             }
@@ -56,7 +62,7 @@ pub(crate) fn validate(value: &Value, old: Option<&Value>, node: &Node, path: &m
 
 /// The old counterpart of a list item: by keys in a list of type map; items of other lists have none, so that an edited
 /// list is checked in full.
-fn correlate<'a>(item: &Value, _index: usize, old: &'a Value, list_type: &ListType) -> Option<&'a Value> {
+fn correlate<'a>(item: &Value, old: &'a Value, list_type: &ListType) -> Option<&'a Value> {
     let ListType::Map { keys } = list_type else { return None };
     let same = |other: &&Value| keys.iter().all(|k| other.get(k.as_ref()) == item.get(k.as_ref()));
     old.as_array()?.iter().find(same)
@@ -74,7 +80,7 @@ fn check_type(value: &Value, node: &Node, path: &Path, causes: &mut Vec<Cause>) 
         Value::Number(n) if n.is_f64() => "number",
         Value::Number(_) => "integer",
     };
-    let is_integral = value.as_f64().is_some_and(|f| f.fract() == 0.0 && f.abs() < 9_007_199_254_740_992.0);
+    let is_integral = value.as_f64().is_some_and(|f| f.fract() == 0.0 && f.abs() < MAX_SAFE_INTEGER);
     let fits = match kind {
         Type::Integer => actual == "integer" || (actual == "number" && is_integral),
         Type::Number => matches!(actual, "integer" | "number"),
@@ -84,6 +90,29 @@ fn check_type(value: &Value, node: &Node, path: &Path, causes: &mut Vec<Cause>) 
     if !fits {
         let detail = format!("{} in body must be of type {}: {}", path.as_str(), kind.name(), quote(actual));
         causes.push(Cause::type_invalid(field_of(path), &Value::from(actual), &detail));
+    }
+}
+
+/// Whether a number fits the range of its type. The real server says it of no field.
+fn check_range(number: &Number, node: &Node, path: &Path, causes: &mut Vec<Cause>) {
+    let format = node.checks.as_ref().and_then(|c| c.format);
+    let is_whole = |f: f64| f.fract() == 0.0 && f.abs() < MAX_SAFE_INTEGER;
+    let fits = match (node.kind, format) {
+        (Some(Type::Integer), Some(Format::Int32)) => {
+            number.as_f64().is_some_and(|f| is_whole(f) && f >= f64::from(i32::MIN) && f <= f64::from(i32::MAX))
+        }
+        (Some(Type::Integer), _) => number.is_i64() || number.as_f64().is_some_and(is_whole),
+        (Some(Type::Number), Some(Format::Float)) => number.as_f64().is_some_and(|f| f.abs() <= f64::from(f32::MAX)),
+        _ => true,
+    };
+    if !fits {
+        let kind = node.kind.map_or("", Type::name);
+        let format = match format {
+            Some(format) => format!("with format {}", format.name()),
+            None => "(default format)".to_owned(),
+        };
+        let detail = format!("Checked value must be of type {kind} {format} in {}", path.as_str());
+        causes.push(Cause::invalid("<nil>", &Value::from(""), detail));
     }
 }
 
@@ -131,15 +160,6 @@ fn check_number(number: &Number, checks: &Checks, path: &Path, causes: &mut Vec<
     let name = path.as_str();
     let mut invalid =
         |detail: String| causes.push(Cause::invalid(field_of(path), &Value::Number(number.clone()), &detail));
-    match checks.format {
-        Some(Format::Int32) if number.as_i64().is_none_or(|n| i32::try_from(n).is_err()) => {
-            invalid(format!("Checked value must be of type integer with format int32 in {name}"));
-        }
-        Some(Format::Float) if value.abs() > f64::from(f32::MAX) => {
-            invalid(format!("Checked value must be of type number with format float in {name}"));
-        }
-        _ => {}
-    }
     if let Some(factor) = checks.multiple_of
         && factor > 0.0
         && (value / factor).fract() != 0.0
