@@ -29,7 +29,7 @@ impl Client {
     /// # Errors
     /// When it fails; the message is what it said.
     pub fn kubectl(&self, arguments: &[&str]) -> Result<String> {
-        output(self.as_user(&mut Command::new("kubectl")).args(arguments))
+        output(self.kubectl_command().args(arguments))
     }
 
     /// `kubectl ARGUMENTS`, which is to fail; returns what it said.
@@ -37,7 +37,14 @@ impl Client {
     /// # Errors
     /// When it succeeds.
     pub fn kubectl_fails(&self, arguments: &[&str]) -> Result<String> {
-        failure(self.as_user(&mut Command::new("kubectl")).args(arguments))
+        failure(self.kubectl_command().args(arguments))
+    }
+
+    /// `kubectl`, to be given arguments and run.
+    pub fn kubectl_command(&self) -> Command {
+        let mut command = Command::new("kubectl");
+        self.as_user(&mut command);
+        command
     }
 
     /// `virtctl ARGUMENTS`; returns what it printed.
@@ -129,7 +136,7 @@ impl Client {
 
     fn feed(&self, arguments: &[&str], object: &Value) -> Result<(bool, String, String)> {
         let mut child = self
-            .as_user(&mut Command::new("kubectl"))
+            .kubectl_command()
             .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -3,7 +3,7 @@
 //! - [`stack`]: everything that one scenario needs, started for it and ended with it
 //! - [`libvirtd`]: a libvirtd for one test, apart from the host's
 //! - [`standalone`]: `ovm-standalone` as a child process
-//! - [`client`], [`console`]: kubectl and virtctl as a user runs them
+//! - [`client`], [`console`], [`watch`]: kubectl and virtctl as a user runs them
 //! - [`machines`]: manifests of small machines
 //! - [`programs`]: where the programs are, and how they are run
 //! - [`wait`]: waiting for a state with a deadline
@@ -18,3 +18,4 @@ pub mod programs;
 pub mod stack;
 pub mod standalone;
 pub mod wait;
+pub mod watch;
