@@ -11,6 +11,7 @@
 //! disk, so a name that is there is a disk that a guest may have written to: it is checked and used, never made again. Order: claim the
 //! images, make the files; at the end delete the files, give up the claim. Nothing here knows domains.
 
+mod error;
 mod make;
 mod plan;
 mod qemu_img;
@@ -22,12 +23,11 @@ use domain_xml::{DiskLayer, DiskSource, LayerKind};
 use futures::StreamExt;
 use uuid::Uuid;
 
-use crate::hostfs::{Directory, FileError};
-use crate::images::qcow2::Qcow2Error;
+use crate::hostfs::Directory;
 use crate::images::{ClaimedImage, DiskFormat, ImageStore, StoreError, VmReference};
-use crate::seed::SeedTooLarge;
 use make::{Qcow2Disk, make_qcow2_if_needed, write_seed_if_needed};
 
+pub use error::{PrepareError, VolumeError};
 pub use plan::{VolumeContent, VolumePlan, VolumePlanError, plan_volumes};
 use qemu_img::BackingFile;
 pub use qemu_img::QemuImgError;
@@ -59,90 +59,6 @@ pub struct PreparedDisk {
     pub source: DiskSource,
 }
 
-/// Why the disks of a VM are not ready.
-#[derive(Debug, thiserror::Error)]
-pub enum PrepareError {
-    /// The images could not be claimed.
-    #[error(transparent)]
-    Images(#[from] StoreError),
-    /// The VM's directory cannot be made or written.
-    #[error(transparent)]
-    Directory(#[from] FileError),
-    /// A volume could not be made, or is not what it should be.
-    #[error("volume {volume}")]
-    Volume {
-        /// Name of the volume.
-        volume: String,
-        /// Why.
-        #[source]
-        source: VolumeError,
-    },
-    /// The file system is full.
-    #[error("the file system of {} is full; free space there", directory.display())]
-    Full {
-        /// The directory that was written to.
-        directory: PathBuf,
-        /// What failed.
-        #[source]
-        source: Box<PrepareError>,
-    },
-}
-
-/// What is wrong with one volume.
-#[derive(Debug, thiserror::Error)]
-pub enum VolumeError {
-    /// A file operation failed.
-    #[error(transparent)]
-    File(#[from] FileError),
-    /// The overlay or the empty disk could not be made.
-    #[error(transparent)]
-    QemuImg(#[from] QemuImgError),
-    /// The user data does not fit.
-    #[error(transparent)]
-    Seed(#[from] SeedTooLarge),
-    /// The file is there and is not one of ours. It is not made again: a guest may have written to it.
-    #[error("{}", path.display())]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: Qcow2Error,
-    },
-    /// The file is there and is another disk than the recorded one. It is not made again: a guest may have written to it.
-    #[error("{} is not the recorded disk: {difference}", path.display())]
-    Differs {
-        /// The file.
-        path: PathBuf,
-        /// What is different.
-        difference: String,
-    },
-}
-
-impl PrepareError {
-    /// Stable word for conditions, events and metrics.
-    pub fn reason(&self) -> &'static str {
-        match self {
-            Self::Images(StoreError::NotFound(_)) => "ErrImageNotFound",
-            Self::Images(_) => "ImageStoreFailed",
-            Self::Volume { source: VolumeError::Unreadable { .. } | VolumeError::Differs { .. }, .. } => "DiskDiffers",
-            Self::Volume { source: VolumeError::Seed(_), .. } => "UserDataTooLarge",
-            Self::Directory(_) | Self::Volume { .. } => "DiskFailed",
-            Self::Full { .. } => "DiskFull",
-        }
-    }
-
-    fn is_full(&self) -> bool {
-        match self {
-            Self::Images(e) => e.is_full(),
-            Self::Directory(e) | Self::Volume { source: VolumeError::File(e), .. } => e.is_full(),
-            Self::Volume { source: VolumeError::QemuImg(e), .. } => e.is_full(),
-            Self::Volume { .. } => false,
-            Self::Full { .. } => true,
-        }
-    }
-}
-
 impl DiskStore {
     /// Opens the disks below `data_dir`, and the image store there; makes the directories if they are missing.
     ///
@@ -154,7 +70,7 @@ impl DiskStore {
         Ok(Self { inner: Arc::new(Inner { images, vms }) })
     }
 
-    /// The image store that overlays stand on.
+    /// The image store that overlays stand on. Its calls wait for files: not for async code.
     pub fn images(&self) -> &ImageStore {
         &self.inner.images
     }

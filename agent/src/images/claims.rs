@@ -5,9 +5,9 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::error::StoreError;
 use super::index::Blob;
 use super::name::ImageName;
-use super::store::StoreError;
 use crate::hostfs::Directory;
 
 const SUFFIX: &str = ".json";

@@ -14,6 +14,7 @@
 
 pub mod claims;
 mod copy;
+pub mod error;
 pub mod format;
 pub mod index;
 pub mod name;
@@ -24,7 +25,8 @@ pub mod store;
 pub const DEFAULT_DATA_DIR: &str = "/var/lib/ovm";
 
 pub use claims::{ClaimedImage, VmReference, name_some};
+pub use error::{ImportError, StoreError};
 pub use format::{DiskFormat, RefusedFormat};
 pub use index::{Blob, Digest, Image};
 pub use name::{ImageName, ImageNameError};
-pub use store::{ImageStore, ImportError, ImportedImage, ListedImage, StoreError};
+pub use store::{ImageStore, ImportedImage, ListedImage};
