@@ -1,10 +1,11 @@
-//! Request bodies: bounded, JSON.
+//! Request bodies: bounded; JSON, or protobuf for the kinds that kubectl sends so.
 
 use axum::body::Body;
 use bytes::Bytes;
 use http::{HeaderMap, header};
 use serde_json::Value;
 
+use super::protobuf::{self, DecodeError};
 use crate::status::ApiError;
 
 /// The largest body that is read: what the real server takes.
@@ -25,13 +26,18 @@ pub(crate) fn content_type(headers: &HeaderMap) -> &str {
     value.split(';').next().unwrap_or_default().trim()
 }
 
-/// Parses the body of a create, update or delete.
-pub(crate) fn parse_json(headers: &HeaderMap, body: &Bytes) -> Result<Value, ApiError> {
-    let content_type = content_type(headers);
-    if !matches!(content_type, "" | "application/json") {
-        return Err(ApiError::unsupported_media_type(
+/// Parses the body of a create, update or delete into JSON.
+pub(crate) fn parse(headers: &HeaderMap, body: &Bytes) -> Result<Value, ApiError> {
+    match content_type(headers) {
+        "" | "application/json" => {
+            serde_json::from_slice(body).map_err(|error| ApiError::bad_request(format!("the body is no JSON: {error}")))
+        }
+        protobuf::MEDIA_TYPE => protobuf::decode(body).map_err(|error| match error {
+            DecodeError::UnknownKind { .. } => ApiError::unsupported_media_type(error.to_string()),
+            DecodeError::Broken(_) => ApiError::bad_request(error.to_string()),
+        }),
+        _ => Err(ApiError::unsupported_media_type(
             "the body of the request was in an unknown format - accepted media types include: application/json",
-        ));
+        )),
     }
-    serde_json::from_slice(body).map_err(|error| ApiError::bad_request(format!("the body is no JSON: {error}")))
 }

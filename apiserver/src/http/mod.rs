@@ -2,6 +2,7 @@
 
 pub(crate) mod accept;
 pub(crate) mod body;
+mod protobuf;
 pub(crate) mod query;
 pub(crate) mod render;
 pub(crate) mod respond;

@@ -18,7 +18,7 @@ const NAME_ATTEMPTS: usize = 8;
 
 /// Stores a new object.
 pub(crate) async fn create(call: &Call<'_>, headers: &HeaderMap, bytes: &Bytes) -> Result<Reply, ApiError> {
-    let object = prepare::decode(call.resource, body::parse_json(headers, bytes)?)?;
+    let object = prepare::decode(call.resource, body::parse(headers, bytes)?)?;
     let duplicates = schema::duplicate_fields(bytes);
     let (mut object, mut warnings) =
         prepare::admit(call.resource, call.query.field_validation, &duplicates, call.resource.incoming(object))?;

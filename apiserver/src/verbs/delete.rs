@@ -52,7 +52,7 @@ impl DeleteOptions {
         let mut options = if bytes.is_empty() {
             Self::default()
         } else {
-            let body = body::parse_json(headers, bytes)?;
+            let body = body::parse(headers, bytes)?;
             Self::deserialize(body).map_err(|error| ApiError::bad_request(format!("DeleteOptions: {error}")))?
         };
         options.propagation_policy = options.propagation_policy.or_else(|| query.propagation_policy.clone());

@@ -12,7 +12,7 @@ use crate::status::ApiError;
 
 /// Answers a self-subject review.
 pub(crate) fn review(call: &Call<'_>, headers: &HeaderMap, bytes: &Bytes) -> Result<Reply, ApiError> {
-    let mut object = prepare::decode(call.resource, body::parse_json(headers, bytes)?)?;
+    let mut object = prepare::decode(call.resource, body::parse(headers, bytes)?)?;
     let status = if call.resource.behavior == Behavior::SelfSubjectReview {
         json!({"userInfo": {"username": call.user.name, "groups": call.user.groups}})
     } else if call.user.is_master() {

@@ -21,7 +21,7 @@ pub(crate) async fn update(
     headers: &HeaderMap,
     bytes: &Bytes,
 ) -> Result<Reply, ApiError> {
-    let object = prepare::decode(call.resource, body::parse_json(headers, bytes)?)?;
+    let object = prepare::decode(call.resource, body::parse(headers, bytes)?)?;
     let duplicates = schema::duplicate_fields(bytes);
     let (mut object, warnings) =
         prepare::admit(call.resource, call.query.field_validation, &duplicates, call.resource.incoming(object))?;
