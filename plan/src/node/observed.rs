@@ -81,8 +81,8 @@ pub enum DomainState {
     CrashedKept,
     /// No QEMU.
     ShutOff(ShutOffReason),
-    /// A state that this version does not know; the number is libvirt's.
-    Other(u32),
+    /// A state that this version does not know.
+    Other,
 }
 
 impl DomainState {
@@ -105,8 +105,8 @@ pub enum PausedReason {
     Watchdog,
     /// The guest panicked; libvirt is about to act on it.
     Crashed,
-    /// Another reason; the number is libvirt's.
-    Other(u32),
+    /// Another reason.
+    Other,
 }
 
 /// Why a domain is shut off, in libvirt's words.

@@ -84,12 +84,12 @@ fn readiness(state: DomainState) -> (&'static str, &'static str, &'static str) {
             ("False", "GuestPanicked", "the guest panicked")
         }
         DomainState::Paused(PausedReason::Watchdog) => ("False", "Paused", "the guest is paused: its watchdog fired"),
-        DomainState::Paused(PausedReason::User | PausedReason::StartingUp | PausedReason::Other(_)) => {
+        DomainState::Paused(PausedReason::User | PausedReason::StartingUp | PausedReason::Other) => {
             ("False", "Paused", "the guest is paused")
         }
         DomainState::Suspended => ("False", "Suspended", "the guest suspended itself"),
         DomainState::ShuttingDown => ("False", "ShuttingDown", "the guest is shutting down"),
-        DomainState::ShutOff(_) | DomainState::Other(_) => {
+        DomainState::ShutOff(_) | DomainState::Other => {
             ("Unknown", "UnknownState", "libvirt reports a state that this version does not know")
         }
     }

@@ -1,0 +1,111 @@
+//! One guest's worker: observe, plan, execute, until there is nothing to do; then wait to be woken.
+//!
+//! One task owns one guest, so that no two steps for it ever run at once and no guest waits for another. What the worker remembers
+//! ([`memory`]) only saves work: it can be killed at any point and starts again from what it observes.
+
+mod disks;
+mod execute;
+mod look;
+mod memory;
+mod observe;
+mod render;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use plan::node::{GuestKey, Look, NodePlan, plan_guest};
+use tokio::sync::Notify;
+use tracing::{debug, info, warn};
+
+pub use disks::{DiskTrouble, GuestDisks, NodeDisks};
+pub(crate) use memory::Hints;
+
+use crate::node::NodeContext;
+use execute::Outcome;
+use memory::Memory;
+use look::{Looker, Reads};
+
+/// So many rounds without rest, and the guest's plans are going in circles: pause, and say so.
+const MAX_ROUNDS: usize = 32;
+/// That pause.
+const CIRCLE_PAUSE: Duration = Duration::from_secs(5);
+
+/// What the supervisor holds of a worker.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Bell {
+    /// Wakes the worker.
+    pub(crate) wake: Arc<Notify>,
+    /// What libvirt's events said of the guest.
+    pub(crate) hints: Arc<Hints>,
+    /// The worker has nothing left to do for this guest.
+    pub(crate) is_done: Arc<AtomicBool>,
+}
+
+/// The worker of one guest.
+pub(crate) struct GuestWorker {
+    looker: Looker,
+    memory: Memory,
+    bell: Bell,
+}
+
+impl GuestWorker {
+    /// A worker that knows nothing yet.
+    pub(crate) fn new(context: Arc<NodeContext>, key: GuestKey, bell: Bell) -> Self {
+        let domain_name = domain_xml::DomainName::new(&key.namespace, &key.name).to_string();
+        let memory = Memory::new(Arc::clone(&bell.hints));
+        Self { looker: Looker { context, key, domain_name }, memory, bell }
+    }
+
+    /// Works until it is dropped.
+    pub(crate) async fn run(mut self) {
+        loop {
+            self.bell.is_done.store(false, Ordering::Relaxed);
+            let requeue = self.pass().await;
+            let woken = self.bell.wake.notified();
+            match requeue {
+                Some(delay) => drop(tokio::time::timeout(delay, woken).await),
+                None => woken.await,
+            }
+        }
+    }
+
+    /// Observes, plans and executes until the plan has nothing more to do at once. Returns when to look again.
+    pub(crate) async fn pass(&mut self) -> Option<Duration> {
+        let mut reads = Reads::default();
+        for _ in 0..MAX_ROUNDS {
+            let seen = self.observe(reads).await;
+            let plan = plan_guest(Timestamp::now(), &seen.desired, &seen.observed);
+            self.log(&plan);
+            if plan.look == Some(Look::Orphans) {
+                self.looker.context.request_pass();
+                return plan.requeue;
+            }
+            let (outcome, next_reads) = self.execute_and_read(&seen, &plan).await;
+            reads = next_reads;
+            let goes_on = match outcome {
+                Outcome::Done => plan.look.is_some() || plan.requeue == Some(Duration::ZERO),
+                Outcome::Again => true,
+            };
+            if !goes_on {
+                self.bell.is_done.store(plan.report.state == "Gone", Ordering::Relaxed);
+                return plan.requeue;
+            }
+        }
+        warn!(guest = %self.looker.key, state = self.memory.last_state, "plans go in circles; pausing");
+        Some(CIRCLE_PAUSE)
+    }
+
+    /// A new state is worth a line for operators; the rest is for those who look closely.
+    fn log(&mut self, plan: &NodePlan) {
+        let report = &plan.report;
+        if self.memory.last_state == report.state {
+            debug!(guest = %self.looker.key, state = report.state, because = report.because, steps = ?plan.steps, "plan");
+        } else {
+            info!(guest = %self.looker.key, state = report.state, because = report.because, "guest");
+            debug!(guest = %self.looker.key, steps = ?plan.steps, "plan");
+        }
+        self.memory.last_state = report.state;
+    }
+}

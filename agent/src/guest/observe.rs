@@ -1,0 +1,204 @@
+//! What there is to see of a guest: libvirt, the journal and the watch each time; the API and /proc where the plan asked for a look.
+
+use std::sync::Arc;
+
+use api::v1alpha1::{Phase, VirtualMachine};
+use domain_xml::Metadata;
+use jiff::Timestamp;
+use kube::ResourceExt;
+use plan::node::{
+    DesiredGuest, DisksState, DomainFacts, DomainSlot, DomainState, FreshVm, ObservedGuest, PausedReason, ShutOffReason, Trouble, VmFacts,
+};
+use tracing::warn;
+use uuid::Uuid;
+
+use super::look::Reads;
+use super::render::{GuestSpec, firmware_uuid_of};
+use super::GuestWorker;
+use crate::libvirt::{self, DomainSummary, XmlView};
+use crate::objects::chain;
+
+/// One observation: the planner's view, and the objects behind it, which the steps need.
+#[derive(Debug)]
+pub(super) struct Seen {
+    pub(super) desired: DesiredGuest,
+    pub(super) observed: ObservedGuest,
+    /// The VM that the planner was shown.
+    pub(super) vm: Option<Arc<VirtualMachine>>,
+    /// The domain of the guest's name, if it is ours.
+    pub(super) domain: Option<OwnDomain>,
+    /// How the VM would be rendered here.
+    pub(super) spec: Option<GuestSpec>,
+}
+
+/// A domain of ours.
+#[derive(Clone, Debug)]
+pub(super) struct OwnDomain {
+    pub(super) uuid: Uuid,
+    pub(super) metadata: Metadata,
+}
+
+impl GuestWorker {
+    /// Observes the guest, with what the look before found.
+    pub(super) async fn observe(&mut self, reads: Reads) -> Seen {
+        self.memory.take_hints();
+        let cached = self.memory.newest(self.looker.context.vms.get(&self.looker.key));
+        let vm = match &reads.vm {
+            Some(Ok(fresh)) => fresh.clone(),
+            Some(Err(_)) | None => cached.clone(),
+        };
+        let (slot, domain) = self.observe_domain().await;
+        if let Some(uid) = vm.as_ref().and_then(|vm| vm.uid()).or_else(|| domain.as_ref().map(|domain| domain.metadata.uid.clone())) {
+            self.memory.turn_to(&uid);
+        }
+        let spec = self.observe_spec(vm.as_deref()).await;
+        let wanted_abi = spec.as_ref().map(|spec| spec.as_ref().map(GuestSpec::abi).map_err(Clone::clone));
+        let desired = DesiredGuest {
+            cached: cached.as_deref().map(VmFacts::from_object),
+            fresh: reads.vm.as_ref().map(|answer| match answer {
+                Ok(Some(vm)) => FreshVm::Present(Box::new(VmFacts::from_object(vm))),
+                Ok(None) => FreshVm::Absent,
+                Err(error) => FreshVm::Unreachable(error.to_string()),
+            }),
+            start_check: reads.start_check,
+            ovm: reads.ovm,
+        };
+        let guard = domain.as_ref().map(|domain| self.looker.context.guard.verdict(&self.looker.key, &domain.metadata.uid)).unwrap_or_default();
+        let observed = ObservedGuest {
+            node_name: self.looker.context.node.clone(),
+            slot,
+            proc: reads.proc,
+            journal: self.looker.context.journal.of_guest(&self.looker.key),
+            disks: DisksState {
+                ready_for: self.memory.disks.as_ref().map(|disks| disks.vm_uid.clone()),
+                present: self.files_of_guest(&reads.files, vm.as_deref(), domain.as_ref()),
+            },
+            wanted_abi,
+            trouble: self.memory.trouble.clone(),
+            last_signal: self.memory.last_signal,
+            panic_seen: self.memory.panic_seen,
+            guard,
+        };
+        Seen { desired, observed, vm, domain, spec: spec.and_then(Result::ok) }
+    }
+
+    /// What holds the guest's domain name.
+    async fn observe_domain(&mut self) -> (DomainSlot, Option<OwnDomain>) {
+        let summary = match self.looker.context.hypervisor.find(&self.looker.domain_name).await {
+            Ok(Some(summary)) => summary,
+            Ok(None) => return (DomainSlot::Free, None),
+            Err(error) => {
+                warn!(guest = %self.looker.key, error = chain(&error), "cannot read the domain");
+                return (DomainSlot::Unknown, None);
+            }
+        };
+        let metadata = match self.looker.context.identity.own_metadata(&summary) {
+            Ok(metadata) if metadata.namespace == self.looker.key.namespace && metadata.name == self.looker.key.name => metadata,
+            Ok(metadata) => {
+                let whose = format!("domain {} belongs to {}/{}", summary.name, metadata.namespace, metadata.name);
+                return (DomainSlot::Foreign(whose), None);
+            }
+            Err(whose) => return (DomainSlot::Foreign(whose), None),
+        };
+        let Some(description) = self.describe(&summary, &metadata).await else { return (DomainSlot::Unknown, None) };
+        let facts = DomainFacts {
+            vm_uid: metadata.uid.clone(),
+            state: to_plan(summary.state),
+            run_id: summary.id,
+            grace: std::time::Duration::from_secs(metadata.grace_period_seconds),
+            deadline: metadata.deletion_deadline,
+            abi: description.abi,
+            interfaces: description.interfaces,
+        };
+        (DomainSlot::Ours(Box::new(facts)), Some(OwnDomain { uuid: summary.uuid, metadata }))
+    }
+
+    /// What libvirt settled for the domain; read once a definition.
+    async fn describe(&mut self, summary: &DomainSummary, metadata: &Metadata) -> Option<super::memory::Description> {
+        if let Some(known) = &self.memory.description
+            && known.uuid == summary.uuid
+            && known.vm_uid == metadata.uid
+        {
+            return Some(known.clone());
+        }
+        let xml = self.looker.context.hypervisor.describe(summary.uuid, XmlView::Defined).await;
+        let parsed = xml.map_err(|error| chain(&error)).and_then(|xml| domain_xml::parse(&xml).map_err(|error| chain(&error)));
+        match parsed {
+            Ok(domain) => {
+                Some(self.memory.keep_description(&domain, metadata).clone())
+            }
+            Err(error) => {
+                warn!(guest = %self.looker.key, error, "cannot read the domain's description");
+                None
+            }
+        }
+    }
+
+    /// How the VM would be rendered here; only of interest while it waits to be started.
+    async fn observe_spec(&self, vm: Option<&VirtualMachine>) -> Option<Result<GuestSpec, Trouble>> {
+        let vm = vm?;
+        let status = vm.status.as_ref()?;
+        let waits = status.phase == Some(Phase::Scheduled) && status.node_name.as_ref() == Some(&self.looker.context.node);
+        if !waits {
+            return None;
+        }
+        let resolved = GuestSpec::resolve(&self.looker.context, &self.looker.key, vm).await;
+        Some(resolved.map_err(|(reason, message)| Trouble {
+            reason: reason.to_owned(),
+            message,
+            at: Timestamp::now(),
+            failures: 1,
+            bringing_up: true,
+        }))
+    }
+
+    /// UUIDs under which a QEMU of this guest may run.
+    pub(super) fn uuids_of(&self, seen: &Seen) -> Vec<Uuid> {
+        let of_vm = seen.vm.as_deref().map(|vm| firmware_uuid_of(&self.looker.context.identity, &self.looker.key, vm));
+        let of_domain = seen.domain.as_ref().map(|domain| domain.uuid);
+        let of_name = self.looker.context.identity.derived_uuid(&self.looker.key);
+        [of_vm, of_domain, self.memory.description.as_ref().map(|known| known.uuid), Some(of_name)].into_iter().flatten().collect()
+    }
+
+    /// Of all VMs with files on the node, those of this guest.
+    fn files_of_guest(&self, files: &[Uuid], vm: Option<&VirtualMachine>, domain: Option<&OwnDomain>) -> Vec<String> {
+        let mut own: Vec<String> = self.looker.context.journal.of_guest(&self.looker.key).into_iter().map(|entry| entry.vm_uid).collect();
+        own.extend(vm.and_then(ResourceExt::uid));
+        own.extend(domain.map(|domain| domain.metadata.uid.clone()));
+        own.extend(self.memory.disks.as_ref().map(|disks| disks.vm_uid.clone()));
+        own.sort();
+        own.dedup();
+        own.retain(|uid| Uuid::parse_str(uid).is_ok_and(|uid| files.contains(&uid)));
+        own
+    }
+}
+
+/// libvirt's states in the planner's words.
+fn to_plan(state: libvirt::DomainState) -> DomainState {
+    use libvirt::{DomainState as State, PausedReason as Paused, ShutOffReason as Off};
+    match state {
+        State::Running(_) | State::Blocked => DomainState::Running,
+        State::Paused(Paused::StartingUp) => DomainState::Paused(PausedReason::StartingUp),
+        State::Paused(Paused::User) => DomainState::Paused(PausedReason::User),
+        State::Paused(Paused::IoError) => DomainState::Paused(PausedReason::IoError),
+        State::Paused(Paused::Watchdog) => DomainState::Paused(PausedReason::Watchdog),
+        State::Paused(Paused::Crashed) => DomainState::Paused(PausedReason::Crashed),
+        State::Paused(_) => DomainState::Paused(PausedReason::Other),
+        State::PmSuspended => DomainState::Suspended,
+        State::ShuttingDown => DomainState::ShuttingDown,
+        State::Crashed(_) => DomainState::CrashedKept,
+        State::NoState | State::Other { .. } => DomainState::Other,
+        State::ShutOff(reason) => DomainState::ShutOff(match reason {
+            Off::Unknown => ShutOffReason::Unknown,
+            Off::Shutdown => ShutOffReason::Shutdown,
+            Off::Destroyed => ShutOffReason::Destroyed,
+            Off::Crashed => ShutOffReason::Crashed,
+            Off::Migrated => ShutOffReason::Migrated,
+            Off::Saved => ShutOffReason::Saved,
+            Off::Failed => ShutOffReason::Failed,
+            Off::FromSnapshot => ShutOffReason::FromSnapshot,
+            Off::Daemon => ShutOffReason::Daemon,
+            Off::Other(code) => ShutOffReason::Other(code),
+        }),
+    }
+}

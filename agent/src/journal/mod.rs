@@ -1,0 +1,180 @@
+//! The node's journal: what must survive the agent, libvirtd and the host, and is nowhere else.
+//!
+//! One file of JSON lines, `<data-dir>/journal.jsonl`. Two kinds of line are waited for until the disk has them: a start, before libvirt is asked
+//! (S5), and a final state that the API could not be told (E2). The others save work after a restart and may be lost. A line that a crash cut
+//! short is the last one, and is dropped: what it was to say had not been relied on yet.
+
+mod record;
+
+use std::collections::BTreeSet;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use plan::node::{FinalState, GuestKey, JournalFacts, StartRecord};
+use record::{Entries, Entry, Record, Start};
+
+/// Name of the file.
+const FILE: &str = "journal.jsonl";
+/// The file is written anew when it has grown by as many lines since.
+const COMPACT_AFTER_LINES: usize = 4096;
+
+/// The journal. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Journal {
+    inner: Arc<Inner>,
+}
+
+/// The journal cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+#[error("{operation} journal {}", path.display())]
+pub struct JournalError {
+    /// What failed.
+    pub operation: &'static str,
+    /// The file.
+    pub path: PathBuf,
+    /// Why.
+    #[source]
+    pub source: io::Error,
+}
+
+#[derive(Debug)]
+struct Inner {
+    path: PathBuf,
+    boot_id: String,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    file: File,
+    lines: usize,
+    entries: Entries,
+}
+
+impl Journal {
+    /// Opens the journal in `directory`, or makes it. `boot_id` tells this boot of the host from others.
+    ///
+    /// # Errors
+    /// If it cannot be read or written, or a line other than the last one is not ours.
+    pub fn open(directory: &Path, boot_id: String) -> Result<Self, JournalError> {
+        let path = directory.join(FILE);
+        let failed = |operation| move |source| JournalError { operation, path: directory.join(FILE), source };
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            Err(error) => return Err(failed("read")(error)),
+        };
+        let entries = record::replay(&text).map_err(|error| failed("read")(io::Error::other(error)))?;
+        let file = write_anew(&path, &entries).map_err(failed("write"))?;
+        Ok(Self { inner: Arc::new(Inner { path, boot_id, state: Mutex::new(State { file, lines: 0, entries }) }) })
+    }
+
+    /// What is known of a guest's VMs.
+    pub fn of_guest(&self, key: &GuestKey) -> Vec<JournalFacts> {
+        let state = self.lock();
+        let own = state.entries.iter().filter(|(_, entry)| entry.key() == *key);
+        own.map(|(uid, entry)| self.facts(uid, entry)).collect()
+    }
+
+    /// The guests that the journal knows.
+    pub fn guests(&self) -> BTreeSet<GuestKey> {
+        self.lock().entries.values().map(Entry::key).collect()
+    }
+
+    /// Every VM UID that the journal knows.
+    pub fn vm_uids(&self) -> BTreeSet<String> {
+        self.lock().entries.keys().cloned().collect()
+    }
+
+    /// Writes that a start is about to be made, or that a running guest is adopted, and waits for the disk.
+    ///
+    /// # Errors
+    /// If it is not on disk.
+    pub async fn start(&self, key: &GuestKey, uid: &str, running: bool) -> Result<(), JournalError> {
+        let (namespace, name) = (key.namespace.clone(), key.name.clone());
+        let start = Start { boot: self.inner.boot_id.clone(), settled: running, run_id: None };
+        self.append(Record::Start { uid: uid.to_owned(), namespace, name, start }, true).await
+    }
+
+    /// Writes that a start call has come to its end.
+    ///
+    /// # Errors
+    /// If it cannot be written. It may be lost by a crash; the start is then settled again.
+    pub async fn settle(&self, uid: &str, run_id: Option<u32>) -> Result<(), JournalError> {
+        self.append(Record::Settled { uid: uid.to_owned(), run_id }, false).await
+    }
+
+    /// Writes a final state, and waits for the disk.
+    ///
+    /// # Errors
+    /// If it is not on disk.
+    pub async fn end(&self, key: &GuestKey, uid: &str, end: &FinalState) -> Result<(), JournalError> {
+        let (namespace, name) = (key.namespace.clone(), key.name.clone());
+        self.append(Record::End { uid: uid.to_owned(), namespace, name, end: end.into() }, true).await
+    }
+
+    /// Forgets a VM.
+    ///
+    /// # Errors
+    /// If it cannot be written. It may be lost by a crash; the VM is then forgotten again.
+    pub async fn forget(&self, uid: &str) -> Result<(), JournalError> {
+        if !self.lock().entries.contains_key(uid) {
+            return Ok(());
+        }
+        self.append(Record::Forget { uid: uid.to_owned() }, false).await
+    }
+
+    async fn append(&self, record: Record, wait: bool) -> Result<(), JournalError> {
+        let inner = self.inner.clone();
+        let path = inner.path.clone();
+        let work = move || -> io::Result<()> {
+            let mut state = inner.state.lock().unwrap_or_else(PoisonError::into_inner);
+            if state.lines >= COMPACT_AFTER_LINES {
+                state.file = write_anew(&inner.path, &state.entries)?;
+                state.lines = 0;
+            }
+            state.file.write_all(record.to_line().as_bytes())?;
+            if wait {
+                state.file.sync_data()?;
+            }
+            state.lines += 1;
+            record.apply(&mut state.entries);
+            Ok(())
+        };
+        let done = tokio::task::spawn_blocking(work).await.map_err(io::Error::other).flatten();
+        done.map_err(|source| JournalError { operation: "write", path, source })
+    }
+
+    fn facts(&self, uid: &str, entry: &Entry) -> JournalFacts {
+        let start = entry.start.as_ref().map(|start| StartRecord {
+            this_boot: start.boot == self.inner.boot_id,
+            settled: start.settled,
+            run_id: start.run_id,
+        });
+        JournalFacts { vm_uid: uid.to_owned(), start, end: entry.end.as_ref().map(FinalState::from) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Replaces the file by one that holds nothing but `entries`, on disk before it has its name; returns it, open for appending.
+fn write_anew(path: &Path, entries: &Entries) -> io::Result<File> {
+    let unfinished = path.with_extension("unfinished");
+    let mut file = OpenOptions::new().create(true).write(true).truncate(true).open(&unfinished)?;
+    let text: String = record::snapshot(entries).iter().map(Record::to_line).collect();
+    file.write_all(text.as_bytes())?;
+    file.sync_data()?;
+    fs::rename(&unfinished, path)?;
+    if let Some(directory) = path.parent() {
+        File::open(directory)?.sync_all()?;
+    }
+    OpenOptions::new().append(true).open(path)
+}
+
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,83 @@
+//! One agent per libvirt: a lock on this host, keyed by the URI. The kernel gives it back however the agent ends.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read as _, Seek as _, Write as _};
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest as _, Sha256};
+
+/// The lock. It is held until this is dropped.
+#[derive(Debug)]
+pub struct HostLock {
+    _file: File,
+}
+
+/// Why the lock was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    /// Another agent has it.
+    #[error("another agent (process {holder}) already manages {uri}; stop it, or give this one another --libvirt-uri")]
+    Held {
+        /// The libvirt.
+        uri: String,
+        /// Process id of the other agent, as it wrote it down.
+        holder: String,
+    },
+    /// The file cannot be used.
+    #[error("lock {}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl HostLock {
+    /// Takes the lock for a libvirt, with a file in `directory`.
+    ///
+    /// # Errors
+    /// If another agent has it, or the file cannot be used.
+    pub fn take(directory: &Path, uri: &str) -> Result<Self, LockError> {
+        use std::fmt::Write as _;
+
+        let mut name = String::from("ovm-agent-");
+        for byte in Sha256::digest(uri).iter().take(8) {
+            let _ = write!(name, "{byte:02x}"); // writing to a String cannot fail
+        }
+        let path = directory.join(format!("{name}.lock"));
+        let failed = |source| LockError::File { path: path.clone(), source };
+        fs::create_dir_all(directory).map_err(failed)?;
+        let mut file =
+            OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path).map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                file.read_to_string(&mut holder).map_err(failed)?;
+                return Err(LockError::Held { uri: uri.to_owned(), holder: holder.trim().to_owned() });
+            }
+            Err(TryLockError::Error(error)) => return Err(failed(error)),
+        }
+        let written = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id()));
+        written.map_err(failed)?;
+        Ok(Self { _file: file })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_agent_on_one_libvirt_is_refused_and_told_of_the_first() {
+        let directory = tempfile::tempdir().unwrap();
+        let first = HostLock::take(directory.path(), "qemu:///system").unwrap();
+        let error = HostLock::take(directory.path(), "qemu:///system").unwrap_err().to_string();
+        assert!(error.contains("qemu:///system") && error.contains(&std::process::id().to_string()), "{error}");
+        HostLock::take(directory.path(), "qemu+unix:///system?socket=/other").unwrap();
+        drop(first);
+        HostLock::take(directory.path(), "qemu:///system").unwrap();
+    }
+}

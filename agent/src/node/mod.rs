@@ -1,0 +1,23 @@
+//! The node around its guests: who it is, which guests it has, who wakes their workers, and its sign of life.
+
+mod cache;
+mod context;
+mod garbage;
+mod guard;
+mod heartbeat;
+mod identity;
+mod lock;
+mod register;
+mod supervisor;
+mod watch;
+
+pub(crate) use cache::VmCache;
+pub(crate) use context::NodeContext;
+pub(crate) use guard::GuardBoard;
+pub(crate) use heartbeat::Heartbeat;
+pub(crate) use identity::boot_id;
+pub use identity::{IdentityError, NodeIdentity};
+pub use lock::{HostLock, LockError};
+pub use register::NodeCapacity;
+pub(crate) use supervisor::Supervisor;
+pub(crate) use watch::watch_vms;

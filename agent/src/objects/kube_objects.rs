@@ -1,0 +1,256 @@
+//! The API through kube's client.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use api::names;
+use api::v1alpha1::{OfflineVirtualMachine, VirtualMachine};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::api::core::v1::{Namespace, Node, Secret};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
+use kube::{Client, Resource, ResourceExt};
+use plan::node::{GuestKey, NodeView};
+use serde::de::DeserializeOwned;
+use serde_json::json;
+
+use super::{ApiError, GuestObjects, NodeObjects, UserDataSource};
+
+/// No answer within this time counts as none: a start or a stop must not hang on a dead connection.
+const DEADLINE: Duration = Duration::from_secs(10);
+/// A Lease unchanged for this long means that the agent is gone (F1).
+const LEASE_SECONDS: i32 = 40;
+/// Key of user data in a Secret, as in KubeVirt.
+const USER_DATA_KEY: &str = "userdata";
+
+/// The API, for the agent of one node.
+#[derive(Clone)]
+pub struct KubeObjects {
+    client: Client,
+    node: String,
+}
+
+impl KubeObjects {
+    /// The API as seen by the agent of `node`.
+    pub fn new(client: Client, node: String) -> Self {
+        Self { client, node }
+    }
+
+    fn vms(&self, namespace: &str) -> Api<VirtualMachine> {
+        Api::namespaced(self.client.clone(), namespace)
+    }
+
+    /// Reads an object. A 404 proves its absence only while its kind is served: the 404 of an unserved kind looks alike.
+    async fn read<K>(&self, operation: &'static str, key: &GuestKey) -> Result<Option<K>, ApiError>
+    where
+        K: Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug,
+    {
+        let objects: Api<K> = Api::namespaced(self.client.clone(), &key.namespace);
+        let found = within(operation, objects.get_opt(&key.name)).await?;
+        if found.is_none() {
+            within(operation, objects.list_metadata(&ListParams::default().limit(1))).await?;
+        }
+        Ok(found)
+    }
+
+    async fn renew(&self) -> Result<(), ApiError> {
+        const RENEW: &str = "renew the node's lease";
+        let leases: Api<Lease> = Api::namespaced(self.client.clone(), names::SYSTEM_NAMESPACE);
+        let spec = LeaseSpec {
+            holder_identity: Some(self.node.clone()),
+            lease_duration_seconds: Some(LEASE_SECONDS),
+            renew_time: Some(MicroTime(Timestamp::now())),
+            ..LeaseSpec::default()
+        };
+        let patch = Patch::Merge(json!({ "spec": spec }));
+        match within(RENEW, leases.patch_metadata(&self.node, &PatchParams::default(), &patch)).await {
+            Ok(_) => return Ok(()),
+            Err(error) if !is_missing(&error) => return Err(error),
+            Err(_) => {}
+        }
+        let lease = Lease {
+            metadata: ObjectMeta { name: Some(self.node.clone()), ..ObjectMeta::default() },
+            spec: Some(LeaseSpec { acquire_time: spec.renew_time.clone(), ..spec }),
+        };
+        match within(RENEW, leases.create(&PostParams::default(), &lease)).await {
+            Err(error) if is_missing(&error) => {
+                let namespace = Namespace {
+                    metadata: ObjectMeta { name: Some(names::SYSTEM_NAMESPACE.to_owned()), ..ObjectMeta::default() },
+                    ..Namespace::default()
+                };
+                let namespaces: Api<Namespace> = Api::all(self.client.clone());
+                within(RENEW, namespaces.create(&PostParams::default(), &namespace)).await?;
+                within(RENEW, leases.create(&PostParams::default(), &lease)).await.map(drop)
+            }
+            other => other.map(drop),
+        }
+    }
+}
+
+impl GuestObjects for KubeObjects {
+    fn read_vm<'a>(&'a self, key: &'a GuestKey) -> BoxFuture<'a, Result<Option<VirtualMachine>, ApiError>> {
+        self.read("read the virtual machine", key).boxed()
+    }
+
+    fn read_ovm<'a>(&'a self, key: &'a GuestKey) -> BoxFuture<'a, Result<Option<OfflineVirtualMachine>, ApiError>> {
+        self.read("read the offline virtual machine", key).boxed()
+    }
+
+    fn write_status<'a>(&'a self, vm: &'a VirtualMachine) -> BoxFuture<'a, Result<VirtualMachine, ApiError>> {
+        async move {
+            let vms = self.vms(&vm.namespace().unwrap_or_default());
+            within("write the status", vms.replace_status(&vm.name_any(), &PostParams::default(), vm)).await
+        }
+        .boxed()
+    }
+
+    fn drop_finalizer<'a>(&'a self, vm: &'a VirtualMachine) -> BoxFuture<'a, Result<(), ApiError>> {
+        async move {
+            let rest: Vec<_> = vm.finalizers().iter().filter(|finalizer| *finalizer != names::VM_FINALIZER).collect();
+            let metadata = json!({"uid": vm.metadata.uid, "resourceVersion": vm.metadata.resource_version, "finalizers": rest});
+            let patch = Patch::Merge(json!({ "metadata": metadata }));
+            let vms = self.vms(&vm.namespace().unwrap_or_default());
+            let dropped = within("drop the finalizer", vms.patch_metadata(&vm.name_any(), &PatchParams::default(), &patch)).await;
+            match dropped {
+                // Gone already: somebody else took the finalizers off.
+                Err(error) if is_missing(&error) => Ok(()),
+                other => other.map(drop),
+            }
+        }
+        .boxed()
+    }
+
+    fn label_node<'a>(&'a self, vm: &'a VirtualMachine, node: &'a str) -> BoxFuture<'a, Result<VirtualMachine, ApiError>> {
+        async move {
+            let metadata = json!({"uid": vm.metadata.uid, "labels": {names::NODE_NAME_LABEL: node}});
+            let patch = Patch::Merge(json!({ "metadata": metadata }));
+            let vms = self.vms(&vm.namespace().unwrap_or_default());
+            within("label the virtual machine", vms.patch(&vm.name_any(), &PatchParams::default(), &patch)).await
+        }
+        .boxed()
+    }
+
+    fn release_placement<'a>(
+        &'a self,
+        key: &'a GuestKey,
+        ovm_uid: &'a str,
+        resource_version: &'a str,
+    ) -> BoxFuture<'a, Result<(), ApiError>> {
+        async move {
+            let ovms: Api<OfflineVirtualMachine> = Api::namespaced(self.client.clone(), &key.namespace);
+            let patch = Patch::Merge(json!({
+                "metadata": {"uid": ovm_uid, "resourceVersion": resource_version},
+                "status": {"placement": {"released": true}},
+            }));
+            within("release the placement", ovms.patch_status(&key.name, &PatchParams::default(), &patch)).await.map(drop)
+        }
+        .boxed()
+    }
+}
+
+impl NodeObjects for KubeObjects {
+    fn renew_lease(&self) -> BoxFuture<'_, Result<(), ApiError>> {
+        self.renew().boxed()
+    }
+
+    fn read_node(&self) -> BoxFuture<'_, NodeView> {
+        async move {
+            let nodes: Api<Node> = Api::all(self.client.clone());
+            match within("read the node", nodes.get_opt(&self.node)).await {
+                Ok(Some(node)) if is_out_of_service(&node) => NodeView::OutOfService,
+                Ok(Some(_)) => NodeView::InService,
+                Ok(None) => NodeView::Missing,
+                Err(error) => NodeView::Unreachable(error.to_string()),
+            }
+        }
+        .boxed()
+    }
+
+    fn list_unreleased(&self) -> BoxFuture<'_, Result<Vec<GuestKey>, ApiError>> {
+        async move {
+            let ovms: Api<OfflineVirtualMachine> = Api::all(self.client.clone());
+            let all = within("list offline virtual machines", ovms.list(&ListParams::default())).await?;
+            let tied = all.items.iter().filter(|ovm| is_unreleased(ovm, &self.node));
+            Ok(tied.map(|ovm| GuestKey { namespace: ovm.namespace().unwrap_or_default(), name: ovm.name_any() }).collect())
+        }
+        .boxed()
+    }
+
+    fn list_vm_uids(&self) -> BoxFuture<'_, Result<BTreeSet<String>, ApiError>> {
+        async move {
+            let vms: Api<VirtualMachine> = Api::all(self.client.clone());
+            let all = within("list virtual machines", vms.list_metadata(&ListParams::default())).await?;
+            Ok(all.items.into_iter().filter_map(|vm| vm.metadata.uid).collect())
+        }
+        .boxed()
+    }
+}
+
+/// Whether a placement ties its guest to `node`.
+fn is_unreleased(ovm: &OfflineVirtualMachine, node: &str) -> bool {
+    let placement = ovm.status.as_ref().and_then(|status| status.placement.as_ref());
+    placement.is_some_and(|placement| placement.node_name == node && !placement.released)
+}
+
+impl UserDataSource for KubeObjects {
+    fn read_user_data<'a>(
+        &'a self,
+        namespace: &'a str,
+        secret: &'a str,
+    ) -> BoxFuture<'a, Result<Option<Vec<u8>>, ApiError>> {
+        async move {
+            let secrets: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
+            let found = within("read the secret", secrets.get_opt(secret)).await?;
+            Ok(found.and_then(|secret| secret.data).and_then(|mut data| data.remove(USER_DATA_KEY)).map(|bytes| bytes.0))
+        }
+        .boxed()
+    }
+}
+
+fn is_out_of_service(node: &Node) -> bool {
+    let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_ref());
+    taints.into_iter().flatten().any(|taint| taint.key == names::OUT_OF_SERVICE_TAINT)
+}
+
+fn is_missing(error: &ApiError) -> bool {
+    matches!(error, ApiError::Missing { .. })
+}
+
+/// Waits for an answer, for as long as the deadline allows, and sorts the errors.
+pub(crate) async fn within<T>(
+    operation: &'static str,
+    call: impl Future<Output = Result<T, kube::Error>>,
+) -> Result<T, ApiError> {
+    let away = |message: String| ApiError::Away { operation, message };
+    match tokio::time::timeout(DEADLINE, call).await {
+        Err(_) => Err(away(format!("no answer within {} s", DEADLINE.as_secs()))),
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(kube::Error::Api(status))) => Err(match status.code {
+            404 => ApiError::Missing { operation },
+            409 => ApiError::Conflict { operation },
+            // The caller is not at fault: overload, a server that starts or stops.
+            429 | 500.. => away(status.message),
+            _ => ApiError::Refused { operation, message: status.message },
+        }),
+        Ok(Err(error)) => Err(away(chain(&error))),
+    }
+}
+
+/// An error and its causes in one line.
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        // Some libraries print their source themselves.
+        if !text.ends_with(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,46 @@
+//! What an agent is told at its start.
+
+use std::path::PathBuf;
+
+use plan::node::Emulation;
+
+/// What an agent is told at its start.
+#[derive(Clone, Debug)]
+pub struct AgentOptions {
+    /// Name of its Node.
+    pub node_name: String,
+    /// The libvirt that it manages, such as `qemu:///system`.
+    pub libvirt_uri: String,
+    /// Directory of its state: journal, images, disks.
+    pub data_dir: PathBuf,
+    /// Whether guests may be emulated.
+    pub emulation: Emulation,
+    /// The agent makes its Node and keeps it Ready: there is no kubelet.
+    pub register_node: bool,
+    /// Where the host's processes are shown.
+    pub proc_dir: PathBuf,
+    /// Directory of the lock that keeps a second agent from the same libvirt.
+    pub lock_dir: PathBuf,
+}
+
+impl AgentOptions {
+    /// The libvirt that a host has.
+    pub const DEFAULT_LIBVIRT_URI: &str = "qemu:///system";
+    /// Where a host shows its processes.
+    pub const DEFAULT_PROC_DIR: &str = "/proc";
+    /// Where locks of a host are.
+    pub const DEFAULT_LOCK_DIR: &str = "/run/lock";
+
+    /// The options of an ordinary host.
+    pub fn new(node_name: impl Into<String>, data_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            node_name: node_name.into(),
+            libvirt_uri: Self::DEFAULT_LIBVIRT_URI.to_owned(),
+            data_dir: data_dir.into(),
+            emulation: Emulation::default(),
+            register_node: false,
+            proc_dir: Self::DEFAULT_PROC_DIR.into(),
+            lock_dir: Self::DEFAULT_LOCK_DIR.into(),
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! Which QEMU processes live, whatever libvirt says: a look through /proc (S5, E1).
+//!
+//! libvirt starts QEMU with `-name guest=<domain>,...` and `-uuid <uuid>`. Nothing else of a command line is read, and none is logged. The
+//! directory is an argument: in a pod it is a read-only mount of the host's /proc.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use uuid::Uuid;
+
+/// A QEMU process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QemuProcess {
+    /// Process id.
+    pub pid: u32,
+    /// UUID of its guest.
+    pub uuid: Uuid,
+    /// Name of its domain; empty if its command line gives none.
+    pub domain: String,
+}
+
+/// /proc cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("read {}", path.display())]
+pub struct ProcError {
+    /// The directory.
+    pub path: PathBuf,
+    /// Why.
+    #[source]
+    pub source: io::Error,
+}
+
+/// Finds the QEMU processes whose guest has one of these UUIDs. Blocking, some microseconds a process of the host.
+///
+/// # Errors
+/// If the directory cannot be read. A process that ends meanwhile is none.
+pub fn find_qemu(proc_dir: &Path, uuids: &[Uuid]) -> Result<Vec<QemuProcess>, ProcError> {
+    let failed = |source| ProcError { path: proc_dir.to_owned(), source };
+    let mut found = Vec::new();
+    for entry in fs::read_dir(proc_dir).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        let Some(process) = read_process(&entry.path(), pid) else { continue };
+        if uuids.contains(&process.uuid) {
+            found.push(process);
+        }
+    }
+    Ok(found)
+}
+
+/// Reads one process anew.
+pub fn read_qemu(proc_dir: &Path, pid: u32) -> Option<QemuProcess> {
+    read_process(&proc_dir.join(pid.to_string()), pid)
+}
+
+fn read_process(directory: &Path, pid: u32) -> Option<QemuProcess> {
+    let command_line = fs::read(directory.join("cmdline")).ok()?;
+    parse_command_line(&command_line, pid)
+}
+
+/// Reads the NUL-separated arguments of a process. None: it is no QEMU with a UUID. A zombie's command line is empty.
+fn parse_command_line(command_line: &[u8], pid: u32) -> Option<QemuProcess> {
+    let mut arguments = command_line.split(|byte| *byte == 0).filter_map(|argument| std::str::from_utf8(argument).ok());
+    let (mut uuid, mut domain) = (None, String::new());
+    while let Some(argument) = arguments.next() {
+        match argument {
+            "-uuid" => uuid = arguments.next().and_then(|value| Uuid::parse_str(value).ok()),
+            "-name" => domain = guest_name(arguments.next()?),
+            _ => {}
+        }
+    }
+    Some(QemuProcess { pid, uuid: uuid?, domain })
+}
+
+/// The name in `guest=NAME,debug-threads=on`; QEMU writes a comma in it twice.
+fn guest_name(value: &str) -> String {
+    let name = value.strip_prefix("guest=").unwrap_or(value).replace(",,", "\0");
+    name.split(',').next().unwrap_or_default().replace('\0', ",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UUID: &str = "5d2f1c7e-0000-4000-8000-000000000001";
+
+    fn process(directory: &Path, pid: &str, arguments: &[&str]) {
+        fs::create_dir(directory.join(pid)).unwrap();
+        fs::write(directory.join(pid).join("cmdline"), arguments.join("\0")).unwrap();
+    }
+
+    #[test]
+    fn e1_a_live_qemu_is_found_by_its_uuid() {
+        let directory = tempfile::tempdir().unwrap();
+        let qemu = ["/usr/bin/qemu-system-x86_64", "-name", "guest=ns_vm,debug-threads=on", "-S", "-uuid", UUID];
+        process(directory.path(), "41", &qemu);
+        process(directory.path(), "42", &["sleep", UUID]);
+        process(directory.path(), "43", &[]);
+        fs::create_dir(directory.path().join("sys")).unwrap();
+        let uuid = Uuid::parse_str(UUID).unwrap();
+        let expected = QemuProcess { pid: 41, uuid, domain: "ns_vm".to_owned() };
+        assert_eq!(find_qemu(directory.path(), &[uuid]).unwrap(), std::slice::from_ref(&expected));
+        assert_eq!(find_qemu(directory.path(), &[Uuid::nil()]).unwrap(), []);
+        assert_eq!(read_qemu(directory.path(), 41), Some(expected));
+        assert_eq!(read_qemu(directory.path(), 43), None);
+    }
+
+    #[test]
+    fn an_unreadable_directory_is_an_error_and_no_all_clear() {
+        let error = find_qemu(Path::new("/nonexistent"), &[]).unwrap_err();
+        assert!(error.to_string().contains("/nonexistent"));
+    }
+
+    #[test]
+    fn a_comma_in_a_name_is_read_back() {
+        assert_eq!(guest_name("guest=a,,b,debug-threads=on"), "a,b");
+        assert_eq!(guest_name("plain"), "plain");
+    }
+}
