@@ -1,8 +1,29 @@
 //! Runs a node's VirtualMachines as libvirt domains.
+//!
+//! ```text
+//!              ┌ watch (API) ──┐                    ┌ GuestWorker: observe ─► plan::node ─► execute ┐
+//! Agent::start ┼ events (libvirt) ┼► Supervisor ─wake─┼ GuestWorker ...                               ├► libvirt, disks, journal, API
+//!              └ heartbeat     ┘                    └ GuestWorker ...                               ┘
+//! ```
+//!
+//! Decisions are `plan::node`'s; here is what it takes to observe and to act. `libvirt` is the only module with unsafe code.
 
 pub mod disks;
+mod error_chain;
+pub mod guest;
 pub mod hostfs;
+pub mod hypervisor;
 pub mod image_command;
 pub mod images;
+pub mod journal;
 pub mod libvirt;
+pub mod node;
+pub mod objects;
+mod options;
+pub mod proc;
+pub mod run_command;
 pub mod seed;
+mod start;
+
+pub use options::AgentOptions;
+pub use start::{Agent, AgentHandle, ConsoleError, Consoles, DuplexStream, StartError};

@@ -3,13 +3,20 @@
 use std::process::ExitCode;
 
 use agent::image_command::ImageArgs;
+use agent::run_command::RunArgs;
 use clap::{Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
 
+/// Runs this node's virtual machines as libvirt domains.
 #[derive(Parser)]
-#[command(version, about)]
+#[command(name = "ovm-agent", version, about, args_conflicts_with_subcommands = true)]
 struct Cli {
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
+    #[command(flatten)]
+    run: RunArgs,
 }
 
 #[derive(Subcommand)]
@@ -18,13 +25,30 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let Command::Image(arguments) = Cli::parse().command;
-    match arguments.run(&mut std::io::stdout().lock()) {
+    let cli = Cli::parse();
+    let result = match cli.command {
+        Some(Command::Image(arguments)) => arguments.run(&mut std::io::stdout().lock()).map_err(anyhow::Error::from),
+        None => run(cli.run),
+    };
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let error = anyhow::Error::from(error);
             eprintln!("ovm-agent: {error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+#[tokio::main(worker_threads = 2)]
+async fn run(arguments: RunArgs) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_from_env("OVM_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let cancel = CancellationToken::new();
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let ended = cancel.clone();
+    tokio::spawn(async move {
+        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+        ended.cancel();
+    });
+    Ok(arguments.run(cancel).await?)
 }

@@ -23,7 +23,8 @@ use crate::images::StoreError;
 use crate::journal::{Journal, JournalError};
 use crate::libvirt::{ConnectError, Error, Libvirt, LibvirtOptions};
 use crate::node::{
-    GuardBoard, Heartbeat, HostLock, IdentityError, LockError, NodeCapacity, NodeContext, NodeIdentity, Supervisor, VmCache, boot_id, watch_vms,
+    GuardBoard, Heartbeat, HostLock, IdentityError, LockError, NodeCapacity, NodeContext, NodeIdentity, Supervisor,
+    VmCache, boot_id, watch_vms,
 };
 use crate::objects::KubeObjects;
 
@@ -108,7 +109,11 @@ impl Agent {
     ///
     /// # Errors
     /// If its state, its libvirt or its identity cannot be had. An API that is away is no error once it has named the installation.
-    pub async fn start(options: AgentOptions, client: Client, cancel: CancellationToken) -> Result<AgentHandle, StartError> {
+    pub async fn start(
+        options: AgentOptions,
+        client: Client,
+        cancel: CancellationToken,
+    ) -> Result<AgentHandle, StartError> {
         fs::create_dir_all(&options.data_dir)
             .map_err(|source| StartError::DataDir { path: options.data_dir.clone(), source })?;
         let lock = HostLock::take(&options.lock_dir, &options.libvirt_uri)?;
@@ -147,7 +152,8 @@ impl Agent {
         } else {
             None
         };
-        let heartbeat = Heartbeat { client: client.clone(), node: options.node_name, libvirt: libvirt.clone(), objects, registers };
+        let heartbeat =
+            Heartbeat { client: client.clone(), node: options.node_name, libvirt: libvirt.clone(), objects, registers };
         let handle = AgentHandle { libvirt, vms: context.vms.clone(), cancel, tasks: JoinSet::new(), _lock: lock };
         Ok(handle.run(context, heartbeat, client).await)
     }
@@ -162,7 +168,12 @@ impl AgentHandle {
         }
         let (changed, changes) = mpsc::unbounded_channel();
         let events = self.libvirt.events();
-        info!(node = context.node, libvirt = self.libvirt.uri(), installation = context.identity.installation(), "agent runs");
+        info!(
+            node = context.node,
+            libvirt = self.libvirt.uri(),
+            installation = context.identity.installation(),
+            "agent runs"
+        );
         let watch = watch_vms(client, context.node.clone(), context.vms.clone(), changed);
         let warm = Arc::clone(&context);
         // libvirt asks QEMU what it can do at the first question, for seconds: not while a user waits for a guest.
@@ -198,14 +209,19 @@ impl Consoles {
     /// If the guest does not run here, or libvirt refuses.
     pub async fn open(&self, namespace: &str, name: &str, uid: &str) -> Result<Box<dyn DuplexStream>, ConsoleError> {
         let key = GuestKey { namespace: namespace.to_owned(), name: name.to_owned() };
-        let not_here = || ConsoleError::NotHere { namespace: namespace.to_owned(), name: name.to_owned(), uid: uid.to_owned() };
+        let not_here =
+            || ConsoleError::NotHere { namespace: namespace.to_owned(), name: name.to_owned(), uid: uid.to_owned() };
         if self.vms.get(&key).and_then(|vm| vm.uid()).as_deref() != Some(uid) {
             return Err(not_here());
         }
         let domain_name = domain_xml::DomainName::new(namespace, name);
         let found = self.libvirt.find_domain_by_name(domain_name.as_str()).await?;
         let domain = found.filter(|domain| domain.state.is_active()).ok_or_else(not_here)?;
-        let is_its_own = domain.metadata.as_deref().and_then(|xml| domain_xml::parse_metadata(xml).ok()).is_some_and(|own| own.uid == uid);
+        let is_its_own = domain
+            .metadata
+            .as_deref()
+            .and_then(|xml| domain_xml::parse_metadata(xml).ok())
+            .is_some_and(|own| own.uid == uid);
         if !is_its_own {
             return Err(not_here());
         }

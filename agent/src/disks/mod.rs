@@ -144,11 +144,10 @@ impl DiskStore {
         })
         .await?;
         // All are awaited, also after one has failed: each takes away what it leaves half-made.
-        let prepared: Vec<_> = futures::stream::iter(volumes)
-            .map(|volume| self.prepare_volume(&directory, volume, &claimed))
-            .buffered(PARALLEL)
-            .collect()
-            .await;
+        // Collected first: the compiler cannot see that a stream over a borrowing closure is Send.
+        let preparations: Vec<_> =
+            volumes.iter().map(|volume| self.prepare_volume(&directory, volume, &claimed)).collect();
+        let prepared: Vec<_> = futures::stream::iter(preparations).buffered(PARALLEL).collect().await;
         let prepared = prepared.into_iter().collect::<Result<Vec<_>, _>>()?;
         blocking(move || directory.sync()).await?;
         Ok(prepared)

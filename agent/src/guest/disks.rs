@@ -12,8 +12,9 @@ use plan::node::GuestKey;
 use uuid::Uuid;
 
 use crate::disks::{DiskStore, plan_volumes};
+use crate::error_chain::chain;
 use crate::images::VmReference;
-use crate::objects::{UserDataSource, chain};
+use crate::objects::UserDataSource;
 
 /// Name of the copy of a guest's serial output, in the directory of its disks.
 const CONSOLE_LOG: &str = "console.log";
@@ -63,7 +64,11 @@ impl NodeDisks {
     }
 
     /// The user data of every Secret that the spec names. One that is missing is left out: the planning of volumes says so.
-    async fn read_user_data(&self, namespace: &str, spec: &ValidatedSpec) -> Result<BTreeMap<String, Vec<u8>>, DiskTrouble> {
+    async fn read_user_data(
+        &self,
+        namespace: &str,
+        spec: &ValidatedSpec,
+    ) -> Result<BTreeMap<String, Vec<u8>>, DiskTrouble> {
         let mut user_data = BTreeMap::new();
         for volume in &spec.volumes {
             let VolumeSource::CloudInitNoCloud(UserData::Secret { name }) = &volume.source else { continue };
@@ -85,8 +90,8 @@ impl GuestDisks for NodeDisks {
         uid: Uuid,
         spec: &'a ValidatedSpec,
     ) -> BoxFuture<'a, Result<BTreeMap<String, DiskSource>, DiskTrouble>> {
+        let vm = VmReference { uid, namespace: key.namespace.clone(), name: key.name.clone() };
         async move {
-            let vm = VmReference { uid, namespace: key.namespace.clone(), name: key.name.clone() };
             let user_data = self.read_user_data(&key.namespace, spec).await?;
             let volumes = plan_volumes(&vm, &spec.volumes, &user_data)
                 .map_err(|error| DiskTrouble { reason: error.reason(), message: chain(&error) })?;

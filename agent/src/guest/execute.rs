@@ -15,14 +15,15 @@ use plan::node::{EventType, GuestEvent, Look, NodePlan, StatusWrite, Step, Troub
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use super::memory::ReadyDisks;
+use super::GuestWorker;
 use super::look::Reads;
+use super::memory::ReadyDisks;
 use super::observe::Seen;
 use super::render::GuestSpec;
-use super::GuestWorker;
+use crate::error_chain::chain;
 use crate::hypervisor::DomainChange;
 use crate::libvirt::{self, XmlView};
-use crate::objects::{ApiError, chain};
+use crate::objects::ApiError;
 use crate::proc::read_qemu;
 
 /// How long a killed process may take to go.
@@ -117,7 +118,9 @@ impl GuestWorker {
             Step::PrepareDisks { uid } => self.prepare_disks(seen, uid).await,
             Step::Define { uid, expect } => self.define(seen, uid, expect).await,
             Step::WriteStatus(write) => self.write_status(seen, write).await,
-            Step::JournalStart { uid, running } => Ok(self.looker.context.journal.start(&self.looker.key, uid, *running).await?),
+            Step::JournalStart { uid, running } => {
+                Ok(self.looker.context.journal.start(&self.looker.key, uid, *running).await?)
+            }
             Step::JournalEnd { uid, end } => Ok(self.looker.context.journal.end(&self.looker.key, uid, end).await?),
             Step::ForgetJournal { uid } => Ok(self.looker.context.journal.forget(uid).await?),
             Step::Start { uid } => self.start(uid).await,
@@ -151,7 +154,8 @@ impl GuestWorker {
     async fn prepare_disks(&mut self, seen: &Seen, uid: &str) -> Result<(), StepError> {
         let spec = spec_of(seen)?;
         let prepared = self.looker.context.disks.prepare(&self.looker.key, parse_uid(uid)?, &spec.spec).await;
-        let sources = prepared.map_err(|trouble| StepError::Failed { reason: trouble.reason.to_owned(), message: trouble.message })?;
+        let sources = prepared
+            .map_err(|trouble| StepError::Failed { reason: trouble.reason.to_owned(), message: trouble.message })?;
         self.memory.disks = Some(ReadyDisks { vm_uid: uid.to_owned(), sources });
         Ok(())
     }
@@ -253,7 +257,10 @@ impl GuestWorker {
     async fn kill_process(&mut self, seen: &Seen, pid: u32) -> Result<(), StepError> {
         let uuids = self.uuids_of(seen);
         let directory = self.looker.context.proc_dir.clone();
-        let is_there = || read_qemu(&directory, pid).is_some_and(|process| uuids.contains(&process.uuid) && process.domain == self.looker.domain_name);
+        let is_there = || {
+            read_qemu(&directory, pid)
+                .is_some_and(|process| uuids.contains(&process.uuid) && process.domain == self.looker.domain_name)
+        };
         if !is_there() {
             return Err(StepError::Changed);
         }
@@ -291,7 +298,12 @@ impl GuestWorker {
             EventType::Normal => events::EventType::Normal,
             EventType::Warning => events::EventType::Warning,
         };
-        self.looker.context.recorder.record(Notice { about, type_, reason: event.reason.to_owned(), message: event.message.clone() });
+        self.looker.context.recorder.record(Notice {
+            about,
+            type_,
+            reason: event.reason.to_owned(),
+            message: event.message.clone(),
+        });
     }
 
     /// The VM object that a step is about, as newest known in this pass.
@@ -311,10 +323,12 @@ impl GuestWorker {
     fn note_failure(&mut self, step: &Step, reason: String, message: String) {
         let kind = kind_of(step);
         let again = self.memory.troubled_step == Some(kind);
-        let failures = self.memory.trouble.as_ref().filter(|_| again).map_or(1, |trouble| trouble.failures.saturating_add(1));
+        let failures =
+            self.memory.trouble.as_ref().filter(|_| again).map_or(1, |trouble| trouble.failures.saturating_add(1));
         warn!(guest = %self.looker.key, step = kind, failures, message, "step failed");
         self.memory.troubled_step = Some(kind);
-        self.memory.trouble = Some(Trouble { reason, message, at: Timestamp::now(), failures, bringing_up: step.is_bringing_up() });
+        self.memory.trouble =
+            Some(Trouble { reason, message, at: Timestamp::now(), failures, bringing_up: step.is_bringing_up() });
     }
 
     /// A trouble is over when what failed succeeds, or when the guest starts.

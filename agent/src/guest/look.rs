@@ -7,8 +7,9 @@ use plan::node::{GuestKey, Look, OvmFacts, OvmView, ProcLook, StartCheck};
 use tracing::warn;
 use uuid::Uuid;
 
+use crate::error_chain::chain;
 use crate::node::NodeContext;
-use crate::objects::{ApiError, chain};
+use crate::objects::ApiError;
 use crate::proc::find_qemu;
 
 /// What a look found.
@@ -37,9 +38,16 @@ impl Looker {
             Look::Start => {
                 // S4: the Lease first, then Node and VM; S5: /proc after them.
                 let lease = self.context.node_objects.renew_lease().await.map_err(|error| error.to_string());
-                let (node, vm) = tokio::join!(self.context.node_objects.read_node(), self.context.guests.read_vm(&self.key));
+                let (node, vm) =
+                    tokio::join!(self.context.node_objects.read_node(), self.context.guests.read_vm(&self.key));
                 let (proc, files) = tokio::join!(self.look_for_process(uuids), self.list_files());
-                Reads { vm: Some(shared(vm)), start_check: Some(StartCheck { lease, node }), ovm: OvmView::Unknown, proc, files }
+                Reads {
+                    vm: Some(shared(vm)),
+                    start_check: Some(StartCheck { lease, node }),
+                    ovm: OvmView::Unknown,
+                    proc,
+                    files,
+                }
             }
             Look::End => {
                 // E4: the OVM before the VM, so that the VM in its placement is known to be gone.

@@ -93,7 +93,9 @@ impl Memory {
     pub(super) fn newest(&self, cached: Option<Arc<VirtualMachine>>) -> Option<Arc<VirtualMachine>> {
         let cached = cached?;
         match &self.latest {
-            Some(latest) if latest.uid() == cached.uid() && version(latest) > version(&cached) => Some(Arc::clone(latest)),
+            Some(latest) if latest.uid() == cached.uid() && version(latest) > version(&cached) => {
+                Some(Arc::clone(latest))
+            }
             _ => Some(cached),
         }
     }

@@ -24,8 +24,8 @@ pub(crate) use memory::Hints;
 
 use crate::node::NodeContext;
 use execute::Outcome;
-use memory::Memory;
 use look::{Looker, Reads};
+use memory::Memory;
 
 /// So many rounds without rest, and the guest's plans are going in circles: pause, and say so.
 const MAX_ROUNDS: usize = 32;

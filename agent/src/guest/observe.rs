@@ -7,16 +7,17 @@ use domain_xml::Metadata;
 use jiff::Timestamp;
 use kube::ResourceExt;
 use plan::node::{
-    DesiredGuest, DisksState, DomainFacts, DomainSlot, DomainState, FreshVm, ObservedGuest, PausedReason, ShutOffReason, Trouble, VmFacts,
+    DesiredGuest, DisksState, DomainFacts, DomainSlot, DomainState, FreshVm, ObservedGuest, PausedReason,
+    ShutOffReason, Trouble, VmFacts,
 };
 use tracing::warn;
 use uuid::Uuid;
 
+use super::GuestWorker;
 use super::look::Reads;
 use super::render::{GuestSpec, firmware_uuid_of};
-use super::GuestWorker;
+use crate::error_chain::chain;
 use crate::libvirt::{self, DomainSummary, XmlView};
-use crate::objects::chain;
 
 /// One observation: the planner's view, and the objects behind it, which the steps need.
 #[derive(Debug)]
@@ -48,7 +49,9 @@ impl GuestWorker {
             Some(Err(_)) | None => cached.clone(),
         };
         let (slot, domain) = self.observe_domain().await;
-        if let Some(uid) = vm.as_ref().and_then(|vm| vm.uid()).or_else(|| domain.as_ref().map(|domain| domain.metadata.uid.clone())) {
+        if let Some(uid) =
+            vm.as_ref().and_then(|vm| vm.uid()).or_else(|| domain.as_ref().map(|domain| domain.metadata.uid.clone()))
+        {
             self.memory.turn_to(&uid);
         }
         let spec = self.observe_spec(vm.as_deref()).await;
@@ -63,7 +66,10 @@ impl GuestWorker {
             start_check: reads.start_check,
             ovm: reads.ovm,
         };
-        let guard = domain.as_ref().map(|domain| self.looker.context.guard.verdict(&self.looker.key, &domain.metadata.uid)).unwrap_or_default();
+        let guard = domain
+            .as_ref()
+            .map(|domain| self.looker.context.guard.verdict(&self.looker.key, &domain.metadata.uid))
+            .unwrap_or_default();
         let observed = ObservedGuest {
             node_name: self.looker.context.node.clone(),
             slot,
@@ -93,7 +99,11 @@ impl GuestWorker {
             }
         };
         let metadata = match self.looker.context.identity.own_metadata(&summary) {
-            Ok(metadata) if metadata.namespace == self.looker.key.namespace && metadata.name == self.looker.key.name => metadata,
+            Ok(metadata)
+                if metadata.namespace == self.looker.key.namespace && metadata.name == self.looker.key.name =>
+            {
+                metadata
+            }
             Ok(metadata) => {
                 let whose = format!("domain {} belongs to {}/{}", summary.name, metadata.namespace, metadata.name);
                 return (DomainSlot::Foreign(whose), None);
@@ -122,11 +132,11 @@ impl GuestWorker {
             return Some(known.clone());
         }
         let xml = self.looker.context.hypervisor.describe(summary.uuid, XmlView::Defined).await;
-        let parsed = xml.map_err(|error| chain(&error)).and_then(|xml| domain_xml::parse(&xml).map_err(|error| chain(&error)));
+        let parsed = xml
+            .map_err(|error| chain(&error))
+            .and_then(|xml: String| domain_xml::parse(&xml).map_err(|error| chain(&error)));
         match parsed {
-            Ok(domain) => {
-                Some(self.memory.keep_description(&domain, metadata).clone())
-            }
+            Ok(domain) => Some(self.memory.keep_description(&domain, metadata).clone()),
             Err(error) => {
                 warn!(guest = %self.looker.key, error, "cannot read the domain's description");
                 None
@@ -138,7 +148,8 @@ impl GuestWorker {
     async fn observe_spec(&self, vm: Option<&VirtualMachine>) -> Option<Result<GuestSpec, Trouble>> {
         let vm = vm?;
         let status = vm.status.as_ref()?;
-        let waits = status.phase == Some(Phase::Scheduled) && status.node_name.as_ref() == Some(&self.looker.context.node);
+        let waits =
+            status.phase == Some(Phase::Scheduled) && status.node_name.as_ref() == Some(&self.looker.context.node);
         if !waits {
             return None;
         }
@@ -157,12 +168,16 @@ impl GuestWorker {
         let of_vm = seen.vm.as_deref().map(|vm| firmware_uuid_of(&self.looker.context.identity, &self.looker.key, vm));
         let of_domain = seen.domain.as_ref().map(|domain| domain.uuid);
         let of_name = self.looker.context.identity.derived_uuid(&self.looker.key);
-        [of_vm, of_domain, self.memory.description.as_ref().map(|known| known.uuid), Some(of_name)].into_iter().flatten().collect()
+        [of_vm, of_domain, self.memory.description.as_ref().map(|known| known.uuid), Some(of_name)]
+            .into_iter()
+            .flatten()
+            .collect()
     }
 
     /// Of all VMs with files on the node, those of this guest.
     fn files_of_guest(&self, files: &[Uuid], vm: Option<&VirtualMachine>, domain: Option<&OwnDomain>) -> Vec<String> {
-        let mut own: Vec<String> = self.looker.context.journal.of_guest(&self.looker.key).into_iter().map(|entry| entry.vm_uid).collect();
+        let mut own: Vec<String> =
+            self.looker.context.journal.of_guest(&self.looker.key).into_iter().map(|entry| entry.vm_uid).collect();
         own.extend(vm.and_then(ResourceExt::uid));
         own.extend(domain.map(|domain| domain.metadata.uid.clone()));
         own.extend(self.memory.disks.as_ref().map(|disks| disks.vm_uid.clone()));

@@ -11,9 +11,9 @@ use kube::ResourceExt;
 use plan::node::{FirmwareFacts, GuestKey, firmware_uuid};
 use uuid::Uuid;
 
+use crate::error_chain::chain;
 use crate::hypervisor::Machine;
 use crate::node::{NodeContext, NodeIdentity};
-use crate::objects::chain;
 
 /// Reason and message for a condition.
 pub(super) type Refusal = (&'static str, String);
@@ -89,7 +89,8 @@ impl GuestSpec {
 /// The guest's firmware UUID, by what decides it.
 pub(super) fn firmware_uuid_of(identity: &NodeIdentity, key: &GuestKey, vm: &VirtualMachine) -> Uuid {
     let given = vm.spec.domain.firmware.as_ref().and_then(|firmware| firmware.uuid.as_deref());
-    let recorded = vm.status.as_ref().and_then(|status| status.abi.as_ref()).and_then(|abi| abi.firmware_uuid.as_deref());
+    let recorded =
+        vm.status.as_ref().and_then(|status| status.abi.as_ref()).and_then(|abi| abi.firmware_uuid.as_deref());
     firmware_uuid(&FirmwareFacts {
         cluster_uid: identity.cluster_uid,
         key,

@@ -76,13 +76,12 @@ impl Capabilities {
         let kvm = self.usability(VirtType::Kvm, DEFAULT_MACHINE).await?;
         let emulated = self.usability(VirtType::Qemu, DEFAULT_MACHINE).await?;
         let offered = OfferedAccelerators { kvm: is_usable(&kvm), emulated: is_usable(&emulated) };
-        let (virt_type, acceleration) =
-            match choose_accelerator(self.emulation, offered).map_err(MachineError::NoAccelerator)? {
-                Accelerator::Kvm => (VirtType::Kvm, Acceleration::Kvm),
-                Accelerator::Emulated => {
-                    (VirtType::Qemu, Acceleration::Emulation { tb_cache_mib: DEFAULT_TB_CACHE_MIB })
-                }
-            };
+        let (virt_type, acceleration) = match choose_accelerator(self.emulation, offered)
+            .map_err(MachineError::NoAccelerator)?
+        {
+            Accelerator::Kvm => (VirtType::Kvm, Acceleration::Kvm),
+            Accelerator::Emulated => (VirtType::Qemu, Acceleration::Emulation { tb_cache_mib: DEFAULT_TB_CACHE_MIB }),
+        };
         match self.usability(virt_type, machine).await? {
             Usability::Usable(EmulatorFacts { path, machine: machine_type, .. }) => {
                 Ok(Machine { acceleration, emulator: path.into(), machine_type })

@@ -1,7 +1,5 @@
 //! What the agent needs of a hypervisor. libvirt is the one that there is; tests have a fake with the same manners.
 
-#[cfg(test)]
-pub(crate) mod fake;
 mod host;
 mod on_libvirt;
 

@@ -222,6 +222,11 @@ impl ImageStore {
         self.claims.uids()
     }
 
+    /// The directory that holds all disk files, absolute.
+    pub fn path(&self) -> &Path {
+        self.blobs.path()
+    }
+
     /// Absolute path of a disk file.
     pub fn path_of(&self, blob: &Blob) -> PathBuf {
         self.blobs.path_of(&blob.file_name())

@@ -175,6 +175,5 @@ fn write_anew(path: &Path, entries: &Entries) -> io::Result<File> {
     OpenOptions::new().append(true).open(path)
 }
 
-
 #[cfg(test)]
 mod tests;

@@ -132,7 +132,12 @@ pub(super) fn snapshot(entries: &Entries) -> Vec<Record> {
     let records = |(uid, entry): (&String, &Entry)| {
         let (uid, namespace, name) = (uid.clone(), entry.namespace.clone(), entry.name.clone());
         let start = entry.start.clone();
-        let start = start.map(|start| Record::Start { uid: uid.clone(), namespace: namespace.clone(), name: name.clone(), start });
+        let start = start.map(|start| Record::Start {
+            uid: uid.clone(),
+            namespace: namespace.clone(),
+            name: name.clone(),
+            start,
+        });
         let end = entry.end.clone().map(|end| Record::End { uid, namespace, name, end });
         start.into_iter().chain(end)
     };

@@ -84,7 +84,8 @@ impl Heartbeat {
             register::renew_node_lease(&self.client, &self.node).await?;
         }
         let schedulable = self.libvirt.parked_calls() <= PARKED_CALLS_OF_A_HANG && self.libvirt.probe().await.is_ok();
-        let is_current = written.is_some_and(|last| last.schedulable == schedulable && last.at.elapsed() < NODE_INTERVAL);
+        let is_current =
+            written.is_some_and(|last| last.schedulable == schedulable && last.at.elapsed() < NODE_INTERVAL);
         if is_current {
             return Ok(());
         }

@@ -65,7 +65,9 @@ impl NodeIdentity {
         };
         let namespaces: Api<Namespace> = Api::all(client.clone());
         let cluster_uid = match (within("get namespace", namespaces.get(CLUSTER_NAMESPACE)).await, stored) {
-            (Ok(namespace), _) => namespace.uid().and_then(|uid| Uuid::parse_str(&uid).ok()).ok_or(IdentityError::NoUid)?,
+            (Ok(namespace), _) => {
+                namespace.uid().and_then(|uid| Uuid::parse_str(&uid).ok()).ok_or(IdentityError::NoUid)?
+            }
             (Err(error), Some(stored)) => {
                 warn!(%error, installation = %stored, "the API is away; going on as the installation that it named last");
                 stored
@@ -93,11 +95,18 @@ impl NodeIdentity {
     pub fn own_metadata(&self, domain: &DomainSummary) -> Result<Metadata, String> {
         let name = &domain.name;
         let Some(element) = &domain.metadata else {
-            return Err(format!("domain {name} ({}) of libvirt is in the way: no VirtualMachine made it; rename or remove it", domain.uuid));
+            return Err(format!(
+                "domain {name} ({}) of libvirt is in the way: no VirtualMachine made it; rename or remove it",
+                domain.uuid
+            ));
         };
-        let metadata = parse_metadata(element).map_err(|error| format!("domain {name} of libvirt is in the way: its metadata is broken ({error})"))?;
+        let metadata = parse_metadata(element)
+            .map_err(|error| format!("domain {name} of libvirt is in the way: its metadata is broken ({error})"))?;
         if metadata.installation != self.installation() {
-            return Err(format!("domain {name} of libvirt is in the way: it belongs to installation {}", metadata.installation));
+            return Err(format!(
+                "domain {name} of libvirt is in the way: it belongs to installation {}",
+                metadata.installation
+            ));
         }
         if metadata.node != self.node {
             return Err(format!("domain {name} of libvirt is in the way: it belongs to node {}", metadata.node));
@@ -107,8 +116,14 @@ impl NodeIdentity {
 
     /// The firmware UUID that a guest of an OfflineVirtualMachine has unless something else is said.
     pub fn derived_uuid(&self, key: &GuestKey) -> Uuid {
-        let facts =
-            FirmwareFacts { cluster_uid: self.cluster_uid, key, vm_uid: "", has_controller: true, given: None, recorded: None };
+        let facts = FirmwareFacts {
+            cluster_uid: self.cluster_uid,
+            key,
+            vm_uid: "",
+            has_controller: true,
+            given: None,
+            recorded: None,
+        };
         firmware_uuid(&facts)
     }
 }

@@ -60,7 +60,8 @@ impl HostLock {
             }
             Err(TryLockError::Error(error)) => return Err(failed(error)),
         }
-        let written = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id()));
+        let written =
+            file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id()));
         written.map_err(failed)?;
         Ok(Self { _file: file })
     }

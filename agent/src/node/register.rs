@@ -5,8 +5,8 @@ use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Namespace, Node};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
-use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube::Client;
+use kube::api::{Api, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
 use crate::objects::{ApiError, within};
@@ -33,7 +33,8 @@ pub(super) async fn register(client: &Client, node: &str, capacity: NodeCapacity
     if within(REGISTER, nodes.get_metadata_opt(node)).await?.is_none() {
         let taint = json!({"key": names::HYPERVISOR_TAINT, "effect": "NoSchedule"});
         let new = json!({"metadata": {"name": node, "labels": labels}, "spec": {"taints": [taint]}});
-        let new: Node = serde_json::from_value(new).map_err(|error| ApiError::Refused { operation: REGISTER, message: error.to_string() })?;
+        let new: Node = serde_json::from_value(new)
+            .map_err(|error| ApiError::Refused { operation: REGISTER, message: error.to_string() })?;
         within(REGISTER, nodes.create(&PostParams::default(), &new)).await?;
     } else {
         let patch = Patch::Merge(json!({"metadata": {"labels": labels}}));
@@ -43,7 +44,12 @@ pub(super) async fn register(client: &Client, node: &str, capacity: NodeCapacity
 }
 
 /// Writes capacity, and condition Ready.
-pub(super) async fn write_status(client: &Client, node: &str, capacity: NodeCapacity, ready: bool) -> Result<(), ApiError> {
+pub(super) async fn write_status(
+    client: &Client,
+    node: &str,
+    capacity: NodeCapacity,
+    ready: bool,
+) -> Result<(), ApiError> {
     let nodes: Api<Node> = Api::all(client.clone());
     let patch = Patch::Merge(node_status(capacity, ready, Timestamp::now()));
     within("report the node", nodes.patch_status(node, &PatchParams::default(), &patch)).await.map(drop)
@@ -60,7 +66,8 @@ pub(super) async fn renew_node_lease(client: &Client, node: &str) -> Result<(), 
         other => return other.map(drop),
     }
     let lease = json!({"metadata": {"name": node}, "spec": spec});
-    let lease: Lease = serde_json::from_value(lease).map_err(|error| ApiError::Refused { operation: RENEW, message: error.to_string() })?;
+    let lease: Lease = serde_json::from_value(lease)
+        .map_err(|error| ApiError::Refused { operation: RENEW, message: error.to_string() })?;
     if let Err(ApiError::Missing { .. }) = within(RENEW, leases.create(&PostParams::default(), &lease)).await {
         let namespace: Namespace = serde_json::from_value(json!({"metadata": {"name": NODE_LEASES}}))
             .map_err(|error| ApiError::Refused { operation: RENEW, message: error.to_string() })?;
@@ -73,7 +80,8 @@ pub(super) async fn renew_node_lease(client: &Client, node: &str) -> Result<(), 
 
 /// The Node's status. No pod fits: there is no kubelet to run one.
 fn node_status(capacity: NodeCapacity, ready: bool, now: Timestamp) -> Value {
-    let resources = json!({"memory": format!("{}Ki", capacity.memory_kib), "cpu": capacity.cpus.to_string(), "pods": "0"});
+    let resources =
+        json!({"memory": format!("{}Ki", capacity.memory_kib), "cpu": capacity.cpus.to_string(), "pods": "0"});
     let now = Timestamp::from_second(now.as_second()).unwrap_or(now);
     let (status, reason, message) = if ready {
         ("True", "AgentReady", "the agent and libvirt answer")
@@ -95,7 +103,10 @@ mod tests {
     fn a_registered_node_has_room_for_guests_and_none_for_pods() {
         let status = node_status(NodeCapacity { memory_kib: 1024, cpus: 2 }, true, Timestamp::UNIX_EPOCH);
         let allocatable = &status["status"]["allocatable"];
-        assert_eq!((&allocatable["memory"], &allocatable["cpu"], &allocatable["pods"]), (&json!("1024Ki"), &json!("2"), &json!("0")));
+        assert_eq!(
+            (&allocatable["memory"], &allocatable["cpu"], &allocatable["pods"]),
+            (&json!("1024Ki"), &json!("2"), &json!("0"))
+        );
         let down = node_status(NodeCapacity { memory_kib: 1024, cpus: 2 }, false, Timestamp::UNIX_EPOCH);
         assert_eq!(down["status"]["conditions"][0]["status"], "False");
     }

@@ -14,9 +14,9 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{Instrument as _, error, info_span, warn};
 
 use super::{NodeContext, garbage};
+use crate::error_chain::chain;
 use crate::guest::{Bell, GuestWorker};
 use crate::libvirt::{CrashedDetail, Event, Events, GuestEvent, GuestEventKind, Lifecycle};
-use crate::objects::chain;
 
 /// How often every guest is looked at.
 const FULL_PASS: Duration = Duration::from_secs(30);
@@ -58,7 +58,7 @@ impl Supervisor {
                     self.full_pass().await;
                     last_pass = Instant::now();
                 }
-                event = events.next() => self.take_event(event),
+                Some(event) = events.next() => self.take_event(event),
                 Some(key) = changed.recv() => self.wake(&key),
                 Some(ended) = self.tasks.join_next(), if !self.tasks.is_empty() => self.take_end(ended),
             }
@@ -140,7 +140,8 @@ impl Supervisor {
             Err(error) => warn!(error = chain(&error), "cannot list domains"),
         }
         let done = |key: &GuestKey, worker: &Worker| worker.bell.is_done.load(Ordering::Relaxed) && !keys.contains(key);
-        let gone: Vec<GuestKey> = self.workers.iter().filter(|(key, worker)| done(key, worker)).map(|(key, _)| key.clone()).collect();
+        let gone: Vec<GuestKey> =
+            self.workers.iter().filter(|(key, worker)| done(key, worker)).map(|(key, _)| key.clone()).collect();
         for key in gone {
             self.by_domain.retain(|_, owner| *owner != key);
             self.workers.remove(&key).inspect(|worker| worker.task.abort());

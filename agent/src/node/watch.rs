@@ -26,7 +26,8 @@ pub(crate) async fn watch_vms(client: Client, node: String, cache: VmCache, chan
     let config = if can_select(&vms, &node).await { selective } else { config };
     let mut events = pin!(watcher(vms, config).default_backoff());
     let mut listed = Vec::new();
-    let is_ours = |vm: &VirtualMachine| vm.status.as_ref().and_then(|status| status.node_name.as_deref()) == Some(&node);
+    let is_ours =
+        |vm: &VirtualMachine| vm.status.as_ref().and_then(|status| status.node_name.as_deref()) == Some(&node);
     let mut was_away = false;
     while let Some(event) = events.next().await {
         let keys = match event {

@@ -17,6 +17,8 @@ use plan::node::{GuestKey, NodeView};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
+use crate::error_chain::chain;
+
 use super::{ApiError, GuestObjects, NodeObjects, UserDataSource};
 
 /// No answer within this time counts as none: a start or a stop must not hang on a dead connection.
@@ -46,7 +48,10 @@ impl KubeObjects {
     /// Reads an object. A 404 proves its absence only while its kind is served: the 404 of an unserved kind looks alike.
     async fn read<K>(&self, operation: &'static str, key: &GuestKey) -> Result<Option<K>, ApiError>
     where
-        K: Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug,
+        K: Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
+            + Clone
+            + DeserializeOwned
+            + std::fmt::Debug,
     {
         let objects: Api<K> = Api::namespaced(self.client.clone(), &key.namespace);
         let found = within(operation, objects.get_opt(&key.name)).await?;
@@ -110,10 +115,12 @@ impl GuestObjects for KubeObjects {
     fn drop_finalizer<'a>(&'a self, vm: &'a VirtualMachine) -> BoxFuture<'a, Result<(), ApiError>> {
         async move {
             let rest: Vec<_> = vm.finalizers().iter().filter(|finalizer| *finalizer != names::VM_FINALIZER).collect();
-            let metadata = json!({"uid": vm.metadata.uid, "resourceVersion": vm.metadata.resource_version, "finalizers": rest});
+            let metadata =
+                json!({"uid": vm.metadata.uid, "resourceVersion": vm.metadata.resource_version, "finalizers": rest});
             let patch = Patch::Merge(json!({ "metadata": metadata }));
             let vms = self.vms(&vm.namespace().unwrap_or_default());
-            let dropped = within("drop the finalizer", vms.patch_metadata(&vm.name_any(), &PatchParams::default(), &patch)).await;
+            let dropped =
+                within("drop the finalizer", vms.patch_metadata(&vm.name_any(), &PatchParams::default(), &patch)).await;
             match dropped {
                 // Gone already: somebody else took the finalizers off.
                 Err(error) if is_missing(&error) => Ok(()),
@@ -123,7 +130,11 @@ impl GuestObjects for KubeObjects {
         .boxed()
     }
 
-    fn label_node<'a>(&'a self, vm: &'a VirtualMachine, node: &'a str) -> BoxFuture<'a, Result<VirtualMachine, ApiError>> {
+    fn label_node<'a>(
+        &'a self,
+        vm: &'a VirtualMachine,
+        node: &'a str,
+    ) -> BoxFuture<'a, Result<VirtualMachine, ApiError>> {
         async move {
             let metadata = json!({"uid": vm.metadata.uid, "labels": {names::NODE_NAME_LABEL: node}});
             let patch = Patch::Merge(json!({ "metadata": metadata }));
@@ -145,7 +156,9 @@ impl GuestObjects for KubeObjects {
                 "metadata": {"uid": ovm_uid, "resourceVersion": resource_version},
                 "status": {"placement": {"released": true}},
             }));
-            within("release the placement", ovms.patch_status(&key.name, &PatchParams::default(), &patch)).await.map(drop)
+            within("release the placement", ovms.patch_status(&key.name, &PatchParams::default(), &patch))
+                .await
+                .map(drop)
         }
         .boxed()
     }
@@ -174,7 +187,9 @@ impl NodeObjects for KubeObjects {
             let ovms: Api<OfflineVirtualMachine> = Api::all(self.client.clone());
             let all = within("list offline virtual machines", ovms.list(&ListParams::default())).await?;
             let tied = all.items.iter().filter(|ovm| is_unreleased(ovm, &self.node));
-            Ok(tied.map(|ovm| GuestKey { namespace: ovm.namespace().unwrap_or_default(), name: ovm.name_any() }).collect())
+            Ok(tied
+                .map(|ovm| GuestKey { namespace: ovm.namespace().unwrap_or_default(), name: ovm.name_any() })
+                .collect())
         }
         .boxed()
     }
@@ -204,7 +219,10 @@ impl UserDataSource for KubeObjects {
         async move {
             let secrets: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
             let found = within("read the secret", secrets.get_opt(secret)).await?;
-            Ok(found.and_then(|secret| secret.data).and_then(|mut data| data.remove(USER_DATA_KEY)).map(|bytes| bytes.0))
+            Ok(found
+                .and_then(|secret| secret.data)
+                .and_then(|mut data| data.remove(USER_DATA_KEY))
+                .map(|bytes| bytes.0))
         }
         .boxed()
     }
@@ -237,20 +255,4 @@ pub(crate) async fn within<T>(
         }),
         Ok(Err(error)) => Err(away(chain(&error))),
     }
-}
-
-/// An error and its causes in one line.
-pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        // Some libraries print their source themselves.
-        if !text.ends_with(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
 }

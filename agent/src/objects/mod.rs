@@ -1,7 +1,5 @@
 //! What the agent reads and writes in the API, always uncached. Every write carries what it depends on, so that a late one fails.
 
-#[cfg(test)]
-pub(crate) mod fake;
 mod kube_objects;
 
 use std::collections::BTreeSet;
@@ -11,6 +9,7 @@ use futures::future::BoxFuture;
 use plan::node::{GuestKey, NodeView};
 
 pub use kube_objects::KubeObjects;
+pub(crate) use kube_objects::within;
 
 /// Why the API was of no help.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -60,7 +59,11 @@ pub trait GuestObjects: Send + Sync + 'static {
     fn drop_finalizer<'a>(&'a self, vm: &'a VirtualMachine) -> BoxFuture<'a, Result<(), ApiError>>;
 
     /// Sets label `kubevirt.io/nodeName` on this VM; its UID is the precondition.
-    fn label_node<'a>(&'a self, vm: &'a VirtualMachine, node: &'a str) -> BoxFuture<'a, Result<VirtualMachine, ApiError>>;
+    fn label_node<'a>(
+        &'a self,
+        vm: &'a VirtualMachine,
+        node: &'a str,
+    ) -> BoxFuture<'a, Result<VirtualMachine, ApiError>>;
 
     /// Sets `status.placement.released` (E4); UID and resourceVersion are the precondition.
     fn release_placement<'a>(

@@ -1,0 +1,105 @@
+//! `ovm-agent` without a subcommand: the agent of one node, in the foreground.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use kube::Client;
+use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
+use nix::unistd::gethostname;
+use plan::node::Emulation;
+use tokio_util::sync::CancellationToken;
+
+use crate::images::DEFAULT_DATA_DIR;
+use crate::{Agent, AgentOptions, StartError};
+
+/// Run the agent of this node.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Kubeconfig of the cluster; without it the one of the pod, or of the environment.
+    #[arg(long, env = "OVM_KUBECONFIG", value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Name of this node's Node object; the host's name if not given.
+    #[arg(long, env = "OVM_NODE_NAME", value_name = "NAME")]
+    pub node_name: Option<String>,
+    /// The libvirt to manage.
+    #[arg(long, env = "OVM_LIBVIRT_URI", default_value = AgentOptions::DEFAULT_LIBVIRT_URI, value_name = "URI")]
+    pub libvirt_uri: String,
+    /// Directory of the agent's state: journal, images, disks.
+    #[arg(long, env = "OVM_DATA_DIR", default_value = DEFAULT_DATA_DIR, value_name = "DIR")]
+    pub data_dir: PathBuf,
+    /// Whether guests may be emulated where there is no KVM: never, fallback or always.
+    #[arg(long, env = "OVM_EMULATION", default_value_t = Emulation::Never, value_name = "WHEN")]
+    pub emulation: Emulation,
+    /// Make the Node object of this host, and keep it Ready: for hosts without kubelet.
+    #[arg(long, env = "OVM_REGISTER_NODE")]
+    pub register_node: bool,
+    /// Where the host's processes are shown; in a pod, a mount of the host's /proc.
+    #[arg(long, env = "OVM_PROC_DIR", default_value = AgentOptions::DEFAULT_PROC_DIR, value_name = "DIR")]
+    pub proc_dir: PathBuf,
+    /// Directory of the host's locks; in a pod, a mount of the host's.
+    #[arg(long, env = "OVM_LOCK_DIR", default_value = AgentOptions::DEFAULT_LOCK_DIR, value_name = "DIR")]
+    pub lock_dir: PathBuf,
+}
+
+/// Why the agent does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The kubeconfig cannot be used.
+    #[error("kubeconfig {}", file.display())]
+    Kubeconfig {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        #[source]
+        source: KubeconfigError,
+    },
+    /// There is none to be found.
+    #[error("no cluster to work for: give --kubeconfig FILE")]
+    NoCluster(#[source] kube::config::InferConfigError),
+    /// The client cannot be made.
+    #[error("connect to the cluster")]
+    Client(#[source] kube::Error),
+    /// The host has no name.
+    #[error("the host's name is not known: give --node-name NAME")]
+    NoName,
+    /// The agent did not start.
+    #[error(transparent)]
+    Start(#[from] StartError),
+}
+
+impl RunArgs {
+    /// Runs until `cancel`.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub async fn run(self, cancel: CancellationToken) -> Result<(), RunError> {
+        let client = self.client().await?;
+        let node_name = match self.node_name {
+            Some(name) => name,
+            None => gethostname().ok().and_then(|name| name.into_string().ok()).ok_or(RunError::NoName)?,
+        };
+        let options = AgentOptions {
+            node_name,
+            libvirt_uri: self.libvirt_uri,
+            data_dir: self.data_dir,
+            emulation: self.emulation,
+            register_node: self.register_node,
+            proc_dir: self.proc_dir,
+            lock_dir: self.lock_dir,
+        };
+        Agent::start(options, client, cancel).await?.ended().await;
+        Ok(())
+    }
+
+    async fn client(&self) -> Result<Client, RunError> {
+        let config = match &self.kubeconfig {
+            None => kube::Config::infer().await.map_err(RunError::NoCluster)?,
+            Some(file) => {
+                let failed = |source| RunError::Kubeconfig { file: file.clone(), source };
+                let kubeconfig = Kubeconfig::read_from(file).map_err(failed)?;
+                kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.map_err(failed)?
+            }
+        };
+        Client::try_from(config).map_err(RunError::Client)
+    }
+}
