@@ -1,0 +1,36 @@
+//! The command line. Every flag has an `OVM_` variable.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use agent::Emulation;
+use clap::Parser;
+use controller::NicModel;
+use domain_xml::Network;
+
+/// Virtual machines as Kubernetes objects, on this host alone: an embedded API server, the controller and the agent in one process.
+#[derive(Debug, Parser)]
+#[command(name = "ovm-standalone", version)]
+pub(crate) struct Options {
+    /// Directory for the store, certificates, kubeconfig, images and disks
+    #[arg(long, env = "OVM_DATA_DIR", value_name = "DIR", default_value = "/var/lib/ovm")]
+    pub(crate) data_dir: PathBuf,
+    /// Address that the API server listens on; port 0 takes a free one
+    #[arg(long, env = "OVM_LISTEN", value_name = "ADDR:PORT", default_value = "127.0.0.1:6443")]
+    pub(crate) listen: SocketAddr,
+    /// The libvirt that runs the guests
+    #[arg(long, env = "OVM_LIBVIRT_URI", value_name = "URI", default_value = "qemu:///system")]
+    pub(crate) libvirt_uri: String,
+    /// Whether guests may run without KVM: never, fallback (where libvirt has no KVM) or always
+    #[arg(long, env = "OVM_EMULATION", value_name = "POLICY", default_value = "never")]
+    pub(crate) emulation: Emulation,
+    /// Name of this host's Node [default: the host name]
+    #[arg(long, env = "OVM_NODE_NAME", value_name = "NAME")]
+    pub(crate) node_name: Option<String>,
+    /// Network of the guests: user, none, libvirt:NAME or bridge:NAME
+    #[arg(long, env = "OVM_NETWORK", value_name = "NETWORK", default_value = "user")]
+    pub(crate) network: Network,
+    /// Model of the guests' network card
+    #[arg(long, env = "OVM_NIC_MODEL", value_name = "MODEL", default_value_t)]
+    pub(crate) nic_model: NicModel,
+}

@@ -1,0 +1,94 @@
+//! Wires the three parts together, and runs them until the process is told to end.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use agent::{Agent, AgentOptions};
+use anyhow::{Context, Result};
+use apiserver::{ApiServer, Mount, User};
+use controller::ControllerOptions;
+use kube::Client;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::admission::VirtualMachineRules;
+use crate::console::LocalConsole;
+use crate::options::Options;
+
+/// Runs API server, agent and controller until SIGTERM or SIGINT.
+///
+/// # Errors
+/// One of them cannot start, or the controller ends by itself.
+pub(crate) async fn run(options: Options) -> Result<()> {
+    let begun = Instant::now();
+    let cancel = CancellationToken::new();
+    let server = open_server(&options).await?;
+    let node_name = match &options.node_name {
+        Some(name) => name.clone(),
+        None => agent::host_name().context("find this host's name; give --node-name")?,
+    };
+    let agent_options = AgentOptions {
+        node_name,
+        libvirt_uri: options.libvirt_uri.clone(),
+        data_dir: options.data_dir.clone(),
+        emulation: options.emulation,
+        register_node: true,
+    };
+    let agent = Agent::start(agent_options, client(&server, "system:ovm-agent"), cancel.clone()).await?;
+    mount_console(&server, &agent);
+    let endpoint = server.listen().await?;
+    let controller_options = ControllerOptions { network: options.network, nic_model: options.nic_model };
+    let mut controller =
+        tokio::spawn(controller::run(controller_options, client(&server, "system:ovm-controller"), cancel.clone()));
+    tracing::info!(
+        address = %endpoint.local_addr,
+        kubeconfig = %endpoint.kubeconfig.display(),
+        after_ms = begun.elapsed().as_millis(),
+        "ready"
+    );
+    let ended = tokio::select! {
+        result = &mut controller => Some(result),
+        () = asked_to_end() => None,
+    };
+    cancel.cancel();
+    tracing::info!("ending; guests keep running");
+    let result = match ended {
+        Some(result) => result,
+        None => controller.await,
+    };
+    agent.ended().await;
+    server.shutdown().await;
+    result.context("the controller panicked")?.context("the controller ended")
+}
+
+async fn open_server(options: &Options) -> Result<ApiServer> {
+    let mut server = apiserver::Options::new(&options.data_dir, options.listen);
+    server.custom_resources = api::crd::all();
+    server.admission = Arc::new(VirtualMachineRules);
+    Ok(ApiServer::open(server).await?)
+}
+
+/// A client of our own server, without sockets in between.
+fn client(server: &ApiServer, user: &str) -> Client {
+    Client::new(server.local_service(User::system(user)), "default")
+}
+
+fn mount_console(server: &ApiServer, agent: &agent::AgentHandle) {
+    let console = Arc::new(LocalConsole(agent.clone()));
+    server.mount(Mount {
+        group: api::names::SUBRESOURCE_GROUP.to_owned(),
+        version: api::names::VERSION.to_owned(),
+        resources: controller::console::resources(),
+        router: controller::console::router(client(server, "system:ovm-controller"), console),
+    });
+}
+
+async fn asked_to_end() {
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+}
