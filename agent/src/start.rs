@@ -14,6 +14,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
+use uuid::Uuid;
 
 use crate::AgentOptions;
 use crate::disks::DiskStore;
@@ -207,7 +208,32 @@ impl Consoles {
     ///
     /// # Errors
     /// If the guest does not run here, or libvirt refuses.
-    pub async fn open(&self, namespace: &str, name: &str, uid: &str) -> Result<Box<dyn DuplexStream>, ConsoleError> {
+    pub async fn open_serial(
+        &self,
+        namespace: &str,
+        name: &str,
+        uid: &str,
+    ) -> Result<Box<dyn DuplexStream>, ConsoleError> {
+        let domain = self.running_domain(namespace, name, uid).await?;
+        Ok(Box::new(self.libvirt.open_console(domain).await?))
+    }
+
+    /// Opens the display of a guest, as RFB.
+    ///
+    /// # Errors
+    /// If the guest does not run here, or libvirt refuses.
+    pub async fn open_display(
+        &self,
+        namespace: &str,
+        name: &str,
+        uid: &str,
+    ) -> Result<Box<dyn DuplexStream>, ConsoleError> {
+        let domain = self.running_domain(namespace, name, uid).await?;
+        Ok(Box::new(self.libvirt.open_graphics(domain).await?))
+    }
+
+    /// UUID of the running domain of a VM.
+    async fn running_domain(&self, namespace: &str, name: &str, uid: &str) -> Result<Uuid, ConsoleError> {
         let key = GuestKey { namespace: namespace.to_owned(), name: name.to_owned() };
         let not_here =
             || ConsoleError::NotHere { namespace: namespace.to_owned(), name: name.to_owned(), uid: uid.to_owned() };
@@ -225,6 +251,6 @@ impl Consoles {
         if !is_its_own {
             return Err(not_here());
         }
-        Ok(Box::new(self.libvirt.open_console(domain.uuid).await?))
+        Ok(domain.uuid)
     }
 }

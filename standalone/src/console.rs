@@ -1,17 +1,25 @@
 //! The controller's console API, served by the agent in the same process.
 
-use agent::AgentHandle;
-use controller::console::{ConsoleError, ConsoleStream, GuestConsole, GuestRef};
+use agent::Consoles;
+use controller::console::{Channel, ConsoleError, GuestConsole, GuestRef, GuestStream};
 use futures::future::BoxFuture;
 
 /// Opens consoles of guests on this host.
-pub(crate) struct LocalConsole(pub(crate) AgentHandle);
+pub(crate) struct LocalConsole(pub(crate) Consoles);
 
 impl GuestConsole for LocalConsole {
-    fn open<'a>(&'a self, guest: &'a GuestRef) -> BoxFuture<'a, Result<ConsoleStream, ConsoleError>> {
+    fn open(&self, guest: GuestRef, channel: Channel) -> BoxFuture<'_, Result<Box<dyn GuestStream>, ConsoleError>> {
         Box::pin(async move {
-            let stream = self.0.open_console(&guest.namespace, &guest.name, &guest.uid).await;
-            stream.map(|stream| Box::new(stream) as ConsoleStream).map_err(|error| ConsoleError::new(&error))
+            let (namespace, name, uid) = (&guest.namespace, &guest.name, &guest.uid);
+            let opened = match channel {
+                Channel::Serial => self.0.open_serial(namespace, name, uid).await,
+                Channel::Vnc => self.0.open_display(namespace, name, uid).await,
+            };
+            match opened {
+                Ok(stream) => Ok(Box::new(stream) as Box<dyn GuestStream>),
+                Err(agent::ConsoleError::NotHere { .. }) => Err(ConsoleError::NotRunning),
+                Err(error) => Err(ConsoleError::Open(Box::new(error))),
+            }
         })
     }
 }

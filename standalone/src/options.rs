@@ -3,10 +3,10 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use agent::Emulation;
 use clap::Parser;
 use controller::NicModel;
 use domain_xml::Network;
+use plan::node::Emulation;
 
 /// Virtual machines as Kubernetes objects, on this host alone: an embedded API server, the controller and the agent in one process.
 #[derive(Debug, Parser)]
@@ -22,7 +22,7 @@ pub(crate) struct Options {
     #[arg(long, env = "OVM_LIBVIRT_URI", value_name = "URI", default_value = "qemu:///system")]
     pub(crate) libvirt_uri: String,
     /// Whether guests may run without KVM: never, fallback (where libvirt has no KVM) or always
-    #[arg(long, env = "OVM_EMULATION", value_name = "POLICY", default_value = "never")]
+    #[arg(long, env = "OVM_EMULATION", value_name = "POLICY", default_value_t)]
     pub(crate) emulation: Emulation,
     /// Name of this host's Node [default: the host name]
     #[arg(long, env = "OVM_NODE_NAME", value_name = "NAME")]

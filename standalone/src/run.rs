@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use agent::{Agent, AgentOptions};
+use agent::{Agent, AgentOptions, Consoles};
 use anyhow::{Context, Result};
 use apiserver::{ApiServer, Mount, User};
 use controller::ControllerOptions;
@@ -23,19 +23,14 @@ pub(crate) async fn run(options: Options) -> Result<()> {
     let begun = Instant::now();
     let cancel = CancellationToken::new();
     let server = open_server(&options).await?;
-    let node_name = match &options.node_name {
-        Some(name) => name.clone(),
-        None => agent::host_name().context("find this host's name; give --node-name")?,
-    };
     let agent_options = AgentOptions {
-        node_name,
         libvirt_uri: options.libvirt_uri.clone(),
-        data_dir: options.data_dir.clone(),
         emulation: options.emulation,
         register_node: true,
+        ..AgentOptions::new(node_name(&options)?, &options.data_dir)
     };
     let agent = Agent::start(agent_options, client(&server, "system:ovm-agent"), cancel.clone()).await?;
-    mount_console(&server, &agent);
+    mount_console(&server, agent.consoles());
     let endpoint = server.listen().await?;
     let controller_options = ControllerOptions { network: options.network, nic_model: options.nic_model };
     let mut controller =
@@ -61,6 +56,15 @@ pub(crate) async fn run(options: Options) -> Result<()> {
     result.context("the controller panicked")?.context("the controller ended")
 }
 
+fn node_name(options: &Options) -> Result<String> {
+    if let Some(name) = &options.node_name {
+        return Ok(name.clone());
+    }
+    let name = nix::unistd::gethostname().context("read this host's name; give --node-name")?;
+    name.into_string()
+        .map_err(|name| anyhow::anyhow!("this host's name {} is no text; give --node-name", name.display()))
+}
+
 async fn open_server(options: &Options) -> Result<ApiServer> {
     let mut server = apiserver::Options::new(&options.data_dir, options.listen);
     server.custom_resources = api::crd::all();
@@ -73,8 +77,8 @@ fn client(server: &ApiServer, user: &str) -> Client {
     Client::new(server.local_service(User::system(user)), "default")
 }
 
-fn mount_console(server: &ApiServer, agent: &agent::AgentHandle) {
-    let console = Arc::new(LocalConsole(agent.clone()));
+fn mount_console(server: &ApiServer, consoles: Consoles) {
+    let console = Arc::new(LocalConsole(consoles));
     server.mount(Mount {
         group: api::names::SUBRESOURCE_GROUP.to_owned(),
         version: api::names::VERSION.to_owned(),
