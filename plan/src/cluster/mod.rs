@@ -23,6 +23,8 @@ mod start_failure;
 mod status;
 mod step;
 mod template;
+#[cfg(test)]
+mod tests;
 mod vm;
 
 use std::time::Duration;

@@ -94,3 +94,86 @@ fn kib(quantity: Option<&resource::Quantity>) -> u64 {
 fn millis(quantity: Option<&resource::Quantity>) -> u64 {
     quantity.and_then(|quantity| Quantity(quantity.0.clone()).to_millis().ok()).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use serde_json::json;
+
+    use super::*;
+
+    fn node() -> Node {
+        serde_json::from_value(json!({
+            "metadata": {
+                "name": "n", "uid": "u", "resourceVersion": "5",
+                "labels": {"kubevirt.io/schedulable": "true"},
+                "annotations": {"kubevirt.io/reserved-memory": "2Mi", "kubevirt.io/heartbeat": "2026-01-01T00:00:00Z"},
+            },
+            "spec": {"taints": [{"key": "node.kubernetes.io/out-of-service", "effect": "NoExecute"}]},
+            "status": {"capacity": {"memory": "16Gi", "cpu": "8"}, "allocatable": {"memory": "8Gi", "cpu": "3500m"}},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn facts_of_a_node() {
+        let facts = NodeFacts::from_object(&node());
+        assert_eq!(facts.allocatable, Requests { memory_kib: 8 << 20, cpu_millis: 3500 });
+        assert_eq!(facts.reserved_kib, 2048);
+        assert!(facts.is_schedulable() && facts.is_out_of_service() && !facts.closed);
+        let mut cordoned = node();
+        cordoned.spec.get_or_insert_default().unschedulable = Some(true);
+        assert!(NodeFacts::from_object(&cordoned).closed);
+        let mut without = node();
+        without.status.get_or_insert_default().allocatable = None;
+        assert_eq!(NodeFacts::from_object(&without).allocatable.memory_kib, 16 << 20, "capacity stands in");
+    }
+
+    #[test]
+    fn a_heartbeat_changes_nothing_that_matters() {
+        let before = NodeFacts::from_object(&node());
+        let mut beaten = node();
+        beaten.metadata.resource_version = Some("6".to_owned());
+        beaten
+            .metadata
+            .annotations
+            .get_or_insert_default()
+            .insert("kubevirt.io/heartbeat".to_owned(), "later".to_owned());
+        assert!(before.is_same_place(&NodeFacts::from_object(&beaten)));
+        beaten.metadata.labels = None;
+        assert!(!before.is_same_place(&NodeFacts::from_object(&beaten)));
+    }
+
+    #[test]
+    fn a_silent_agent_s_node_is_told_once() {
+        let facts = NodeFacts::from_object(&node());
+        let lease = LeaseFact { version: Some("1".to_owned()), since: Duration::ZERO, renewed: true };
+        assert!(!is_unschedulable_due(Now::at(Duration::from_secs(39)), &facts, &lease));
+        assert!(is_unschedulable_due(Now::at(Duration::from_secs(40)), &facts, &lease));
+        let told = NodeFacts { labels: std::collections::BTreeMap::new(), ..facts };
+        assert!(!is_unschedulable_due(Now::at(Duration::from_secs(40)), &told, &lease));
+    }
+
+    #[test]
+    fn pods_count_as_the_scheduler_counts_them() {
+        let container =
+            |memory: &str, cpu: &str| json!({"name": "c", "resources": {"requests": {"memory": memory, "cpu": cpu}}});
+        let mut sidecar = container("1Mi", "1m");
+        sidecar.as_object_mut().unwrap().insert("restartPolicy".to_owned(), json!("Always"));
+        let pod = |phase: &str| -> Pod {
+            serde_json::from_value(json!({
+                "metadata": {"name": "p"},
+                "spec": {
+                    "containers": [container("2Mi", "100m"), container("3Mi", "50m")],
+                    "initContainers": [container("10Mi", "10m"), sidecar],
+                    "overhead": {"memory": "4Mi"},
+                },
+                "status": {"phase": phase},
+            }))
+            .unwrap()
+        };
+        assert_eq!(pod_requests(&pod("Running")), Requests { memory_kib: 14 << 10, cpu_millis: 151 });
+        assert_eq!(pod_requests(&pod("Succeeded")), Requests::default());
+    }
+}

@@ -55,7 +55,7 @@ pub enum Reason {
     NotSchedulable,
     /// Its agent is silent.
     AgentSilent,
-    /// Cordoned, or being deleted.
+    /// Cordoned, being deleted, or out of service.
     Cordoned,
     /// It lacks a label of the node selector, or the affinity rules it out.
     Selector,
@@ -130,7 +130,8 @@ fn misfit(now: Now, constraints: &Constraints<'_>, node: &ObservedNode) -> Optio
     if node.lease.version.is_none() || node.lease.verdict(now.monotonic) == LeaseVerdict::Expired {
         return Some(Reason::AgentSilent);
     }
-    if facts.closed {
+    // Even a guest that tolerates every taint is not started on a node that is said to be off (S4).
+    if facts.closed || facts.is_out_of_service() {
         return Some(Reason::Cordoned);
     }
     let selected = constraints.selector.into_iter().flatten().all(|(key, value)| facts.labels.get(key) == Some(value));
@@ -217,3 +218,6 @@ impl Reason {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
