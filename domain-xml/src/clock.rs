@@ -3,67 +3,50 @@
 //! Every timer, present or not, with each tick policy and track that admission lets through, was started under libvirt 11.3 and QEMU 10.0.2; none is
 //! refused, under emulation either.
 
-use api::validated::{ClockBase, TickPolicy, TimerSetting, TimerTrack, ValidatedClock};
-use serde::Serialize;
+use api::validated::{ClockBase, TimerSetting, ValidatedClock};
 
 use crate::RenderError;
 use crate::text::check_text;
+use crate::xml::XmlWriter;
 
 /// `<clock>`
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 pub(crate) struct Clock<'a> {
-    #[serde(rename = "@offset")]
-    offset: &'static str,
-    /// Seconds to UTC, with `offset='variable'`.
-    #[serde(rename = "@adjustment", skip_serializing_if = "Option::is_none")]
-    adjustment: Option<i64>,
-    #[serde(rename = "@timezone", skip_serializing_if = "Option::is_none")]
-    timezone: Option<&'a str>,
-    #[serde(rename = "timer")]
-    timers: Vec<Timer>,
-}
-
-/// `<timer>`
-#[derive(Debug, Serialize)]
-struct Timer {
-    #[serde(rename = "@name")]
-    name: &'static str,
-    #[serde(rename = "@present")]
-    present: &'static str,
-    #[serde(rename = "@tickpolicy", skip_serializing_if = "Option::is_none")]
-    tick_policy: Option<&'static str>,
-    #[serde(rename = "@track", skip_serializing_if = "Option::is_none")]
-    track: Option<&'static str>,
+    clock: &'a ValidatedClock,
 }
 
 impl<'a> Clock<'a> {
     pub(crate) fn make(clock: &'a ValidatedClock) -> Result<Self, RenderError> {
-        let (offset, adjustment, timezone) = match &clock.base {
-            ClockBase::Utc { offset_seconds: 0 } => ("utc", None, None),
-            ClockBase::Utc { offset_seconds } => ("variable", Some(*offset_seconds), None),
-            ClockBase::Timezone(zone) => ("timezone", None, Some(check_text(&"clock.timezone", zone)?)),
+        if let ClockBase::Timezone(zone) = &clock.base {
+            check_text(&"clock.timezone", zone)?;
+        }
+        Ok(Self { clock })
+    }
+
+    pub(crate) fn write(&self, xml: &mut XmlWriter) {
+        let element = xml.element("clock");
+        let element = match &self.clock.base {
+            ClockBase::Utc { offset_seconds: 0 } => element.attribute("offset", "utc"),
+            ClockBase::Utc { offset_seconds } => {
+                element.attribute("offset", "variable").attribute("adjustment", offset_seconds)
+            }
+            ClockBase::Timezone(zone) => element.attribute("offset", "timezone").attribute("timezone", zone),
         };
-        let timers = [
-            ("rtc", clock.rtc),
-            ("pit", clock.pit),
-            ("hpet", clock.hpet),
-            ("kvmclock", clock.kvm),
-            ("hypervclock", clock.hyperv),
-        ];
-        let timers = timers.into_iter().filter_map(|(name, setting)| Some(Timer::make(name, setting?))).collect();
-        Ok(Self { offset, adjustment, timezone, timers })
+        element.children(|xml| {
+            write_timer(xml, "rtc", self.clock.rtc);
+            write_timer(xml, "pit", self.clock.pit);
+            write_timer(xml, "hpet", self.clock.hpet);
+            write_timer(xml, "kvmclock", self.clock.kvm);
+            write_timer(xml, "hypervclock", self.clock.hyperv);
+        });
     }
 }
 
-impl Timer {
-    fn make(name: &'static str, setting: TimerSetting) -> Self {
-        Self {
-            name,
-            present: if setting.present { "yes" } else { "no" },
-            tick_policy: setting.tick_policy.map(TickPolicy::as_str),
-            track: setting.track.map(TimerTrack::as_str),
-        }
-    }
+fn write_timer(xml: &mut XmlWriter, name: &'static str, setting: Option<TimerSetting>) {
+    let Some(timer) = setting else { return };
+    let element =
+        xml.element("timer").attribute("name", name).attribute("present", if timer.present { "yes" } else { "no" });
+    element.optional("tickpolicy", timer.tick_policy).optional("track", timer.track).empty();
 }
 
 #[cfg(test)]

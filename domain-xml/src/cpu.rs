@@ -6,58 +6,23 @@
 //! libvirt rounds memory up to whole MiB (measured: 977 KiB becomes 1024, 62500 becomes 63488), and QEMU starts with 1 MiB on q35 and on pc, though
 //! the firmware needs some 4 MiB to boot from a disk.
 
-use serde::Serialize;
+use crate::xml::XmlWriter;
 
-/// `<memory unit='KiB'>`
-#[derive(Debug, Serialize)]
-pub(crate) struct Memory {
-    #[serde(rename = "@unit")]
-    unit: &'static str,
-    #[serde(rename = "$text")]
-    kib: u64,
+/// `<memory>`
+pub(crate) fn write_memory(xml: &mut XmlWriter, kib: u64) {
+    xml.element("memory").attribute("unit", "KiB").text(kib);
 }
 
 /// `<vcpu>`
-#[derive(Debug, Serialize)]
-pub(crate) struct Vcpu {
-    #[serde(rename = "@placement")]
-    placement: &'static str,
-    #[serde(rename = "$text")]
-    count: u32,
+pub(crate) fn write_vcpu(xml: &mut XmlWriter, cores: u32) {
+    xml.element("vcpu").attribute("placement", "static").text(cores);
 }
 
 /// `<cpu>`: no model, which is QEMU's plain 64 bit one: the same on every node. One socket, as in KubeVirt v0.5.0.
-#[derive(Debug, Serialize)]
-pub(crate) struct Cpu {
-    topology: Topology,
-}
-
-#[derive(Debug, Serialize)]
-struct Topology {
-    #[serde(rename = "@sockets")]
-    sockets: u32,
-    #[serde(rename = "@cores")]
-    cores: u32,
-    #[serde(rename = "@threads")]
-    threads: u32,
-}
-
-impl Memory {
-    pub(crate) fn make(kib: u64) -> Self {
-        Self { unit: "KiB", kib }
-    }
-}
-
-impl Vcpu {
-    pub(crate) fn make(cores: u32) -> Self {
-        Self { placement: "static", count: cores }
-    }
-}
-
-impl Cpu {
-    pub(crate) fn make(cores: u32) -> Self {
-        Self { topology: Topology { sockets: 1, cores, threads: 1 } }
-    }
+pub(crate) fn write_cpu(xml: &mut XmlWriter, cores: u32) {
+    xml.element("cpu").children(|xml| {
+        xml.element("topology").attribute("sockets", 1).attribute("cores", cores).attribute("threads", 1).empty();
+    });
 }
 
 #[cfg(test)]

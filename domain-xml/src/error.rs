@@ -37,9 +37,6 @@ pub enum RenderError {
         /// Name of the disk.
         disk: String,
     },
-    /// The typed domain could not be written as XML.
-    #[error("write domain XML")]
-    Write(#[source] quick_xml::SeError),
 }
 
 impl RenderError {
@@ -50,7 +47,6 @@ impl RenderError {
             Self::IllegalPath { .. } => "IllegalPath",
             Self::MissingSource { .. } => "MissingDiskSource",
             Self::LunOnFile { .. } => "LunNeedsBlockDevice",
-            Self::Write(_) => "DomainXmlFailed",
         }
     }
 }

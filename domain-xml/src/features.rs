@@ -4,132 +4,66 @@
 //! feature, `eoi`, kvmclock and hypervclock, on and off, and starts; the guest sees none of them (CPUID leaf 0x40000000 reads `TCGTCGTCGTCG`). Under
 //! KVM a host that cannot do one (here nested KVM: vpindex, synic, vapic) fails the start with QEMU's message, as it should.
 
-use api::validated::{Hyperv as ValidatedHyperv, ValidatedFeatures};
-use serde::Serialize;
+use api::validated::{Hyperv, ValidatedFeatures};
 
 use crate::text::check_text;
+use crate::xml::XmlWriter;
 use crate::{Acceleration, RenderError};
 
 /// `<features>`
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 pub(crate) struct Features<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    acpi: Option<()>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    apic: Option<Apic>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    hyperv: Option<Hyperv<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    tcg: Option<Tcg>,
-}
-
-/// `<apic eoi='on'/>`
-#[derive(Debug, Serialize)]
-struct Apic {
-    #[serde(rename = "@eoi", skip_serializing_if = "Option::is_none")]
-    end_of_interrupt: Option<&'static str>,
-}
-
-/// `<hyperv>`
-#[derive(Debug, Default, Serialize)]
-struct Hyperv<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    relaxed: Option<State>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    vapic: Option<State>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    spinlocks: Option<Spinlocks>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    vpindex: Option<State>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    runtime: Option<State>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    synic: Option<State>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    stimer: Option<State>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reset: Option<State>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    vendor_id: Option<VendorId<'a>>,
-}
-
-/// `state='on'`
-#[derive(Debug, Serialize)]
-struct State {
-    #[serde(rename = "@state")]
-    state: &'static str,
-}
-
-#[derive(Debug, Serialize)]
-struct Spinlocks {
-    #[serde(rename = "@state")]
-    state: &'static str,
-    #[serde(rename = "@retries", skip_serializing_if = "Option::is_none")]
-    retries: Option<u32>,
-}
-
-#[derive(Debug, Serialize)]
-struct VendorId<'a> {
-    #[serde(rename = "@state")]
-    state: &'static str,
-    #[serde(rename = "@value", skip_serializing_if = "Option::is_none")]
-    value: Option<&'a str>,
-}
-
-/// `<tcg><tb-cache unit='MiB'>`
-#[derive(Debug, Serialize)]
-struct Tcg {
-    #[serde(rename = "tb-cache")]
-    tb_cache: TbCache,
-}
-
-#[derive(Debug, Serialize)]
-struct TbCache {
-    #[serde(rename = "@unit")]
-    unit: &'static str,
-    #[serde(rename = "$text")]
-    mib: u32,
+    features: &'a ValidatedFeatures,
+    acceleration: Acceleration,
 }
 
 impl<'a> Features<'a> {
     pub(crate) fn make(features: &'a ValidatedFeatures, acceleration: Acceleration) -> Result<Self, RenderError> {
-        let tcg = match acceleration {
-            Acceleration::Kvm => None,
-            Acceleration::Emulation { tb_cache_mib } => {
-                Some(Tcg { tb_cache: TbCache { unit: "MiB", mib: tb_cache_mib } })
+        if let Some(Some(Some(vendor))) = features.hyperv.as_ref().map(|hyperv| &hyperv.vendorid) {
+            check_text(&"features.hyperv.vendorid", vendor)?;
+        }
+        Ok(Self { features, acceleration })
+    }
+
+    pub(crate) fn write(&self, xml: &mut XmlWriter) {
+        xml.element("features").children(|xml| {
+            if self.features.acpi {
+                xml.element("acpi").empty();
             }
-        };
-        Ok(Self {
-            acpi: features.acpi.then_some(()),
-            apic: features.apic.map(|apic| Apic { end_of_interrupt: apic.end_of_interrupt.map(on_off) }),
-            hyperv: features.hyperv.as_ref().map(Hyperv::make).transpose()?,
-            tcg,
-        })
+            if let Some(apic) = self.features.apic {
+                xml.element("apic").optional("eoi", apic.end_of_interrupt.map(on_off)).empty();
+            }
+            if let Some(hyperv) = &self.features.hyperv {
+                xml.element("hyperv").children(|xml| write_hyperv(xml, hyperv));
+            }
+            if let Acceleration::Emulation { tb_cache_mib } = self.acceleration {
+                xml.element("tcg").children(|xml| xml.element("tb-cache").attribute("unit", "MiB").text(tb_cache_mib));
+            }
+        });
     }
 }
 
-impl<'a> Hyperv<'a> {
-    fn make(hyperv: &'a ValidatedHyperv) -> Result<Self, RenderError> {
-        let state = |on: Option<bool>| on.map(|on| State { state: on_off(on) });
-        let spinlocks = hyperv.spinlocks.map(|retries| Spinlocks { state: on_off(retries.is_some()), retries });
-        let vendor_id = match &hyperv.vendorid {
-            None => None,
-            Some(None) => Some(VendorId { state: "off", value: None }),
-            Some(Some(vendor)) => {
-                Some(VendorId { state: "on", value: Some(check_text(&"features.hyperv.vendorid", vendor)?) })
-            }
-        };
-        Ok(Self {
-            relaxed: state(hyperv.relaxed),
-            vapic: state(hyperv.vapic),
-            spinlocks,
-            vpindex: state(hyperv.vpindex),
-            runtime: state(hyperv.runtime),
-            synic: state(hyperv.synic),
-            stimer: state(hyperv.synictimer),
-            reset: state(hyperv.reset),
-            vendor_id,
-        })
+fn write_hyperv(xml: &mut XmlWriter, hyperv: &Hyperv) {
+    let mut switch = |name, state: Option<bool>| {
+        if let Some(on) = state {
+            xml.element(name).attribute("state", on_off(on)).empty();
+        }
+    };
+    switch("relaxed", hyperv.relaxed);
+    switch("vapic", hyperv.vapic);
+    switch("vpindex", hyperv.vpindex);
+    switch("runtime", hyperv.runtime);
+    switch("synic", hyperv.synic);
+    switch("stimer", hyperv.synictimer);
+    switch("reset", hyperv.reset);
+    if let Some(retries) = hyperv.spinlocks {
+        xml.element("spinlocks").attribute("state", on_off(retries.is_some())).optional("retries", retries).empty();
+    }
+    if let Some(vendor) = &hyperv.vendorid {
+        xml.element("vendor_id")
+            .attribute("state", on_off(vendor.is_some()))
+            .optional("value", vendor.as_ref())
+            .empty();
     }
 }
 

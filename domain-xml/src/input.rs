@@ -11,6 +11,11 @@ use uuid::Uuid;
 
 use crate::{MacAddress, Metadata};
 
+/// Model of the network card where the installation says nothing: every guest has a driver, as in KubeVirt v0.5.0.
+pub const DEFAULT_NIC_MODEL: &str = "e1000";
+/// Translation cache of an emulated guest in MiB where the installation says nothing. QEMU's own default is 1 GiB, more than most guests' memory.
+pub const DEFAULT_TB_CACHE_MIB: u32 = 128;
+
 /// All that a domain is rendered from: what the user asked for, and what its node and installation decided.
 #[derive(Clone, Debug)]
 pub struct DomainInput<'a> {
@@ -37,11 +42,6 @@ pub struct DomainInput<'a> {
     /// File to which the guest's serial console is copied.
     pub console_log: &'a Path,
 }
-
-/// Model of the network card where the installation says nothing: every guest has a driver, as in KubeVirt v0.5.0.
-pub const DEFAULT_NIC_MODEL: &str = "e1000";
-/// Translation cache of an emulated guest in MiB where the installation says nothing. QEMU's own default is 1 GiB, more than most guests' memory.
-pub const DEFAULT_TB_CACHE_MIB: u32 = 128;
 
 /// What runs the guest's instructions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -24,6 +24,7 @@ mod observed;
 mod os;
 mod text;
 mod tree;
+mod xml;
 
 pub use allow::{AllowedPaths, NotAllowed, check_allowed};
 pub use devices::alias::disk_alias;

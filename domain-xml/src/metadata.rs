@@ -4,18 +4,20 @@
 //! times RFC 3339. Unknown elements are ignored, so that a newer agent's domains can be read.
 
 use jiff::Timestamp;
-use serde::ser::{Serialize, SerializeStruct, Serializer};
 
 use api::names::DOMAIN_METADATA_NAMESPACE;
 
 use crate::text::check_text;
 use crate::tree::Element;
+use crate::xml::XmlWriter;
 use crate::{ParseError, RenderError};
 
 /// Prefix to hand to libvirt's metadata calls as `key`, with [`DOMAIN_METADATA_NAMESPACE`] as `uri`.
 pub const METADATA_PREFIX: &str = "kubevirt";
 /// Name of our element.
 const ROOT: &str = "vm";
+/// Bytes that our element needs.
+const USUAL_BYTES: usize = 512;
 
 /// Whose domain it is, and how it ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,21 +38,17 @@ pub struct Metadata {
     pub deletion_deadline: Option<Timestamp>,
 }
 
-/// The metadata as an element: with names that carry the prefix inside a domain, without it alone.
-///
-/// libvirt's metadata calls put the namespace in themselves, and fail where the prefix is declared already.
-pub(crate) struct MetadataElement<'a> {
-    metadata: &'a Metadata,
-    prefixed: bool,
-}
-
 /// Renders our element alone, for `virDomainSetMetadata` with key [`METADATA_PREFIX`] and the namespace as `uri`.
+///
+/// It has no namespace: libvirt puts in both, and returns it without (measured with libvirt 11.3).
 ///
 /// # Errors
 /// [`RenderError::IllegalCharacter`].
 pub fn render_metadata(metadata: &Metadata) -> Result<String, RenderError> {
     metadata.check()?;
-    quick_xml::se::to_string_with_root(ROOT, &MetadataElement { metadata, prefixed: false }).map_err(RenderError::Write)
+    let mut xml = XmlWriter::with_capacity(USUAL_BYTES);
+    xml.element(ROOT).children(|xml| metadata.write_values(xml, |name, _| name));
+    Ok(xml.finish())
 }
 
 /// Reads our element alone, as `virDomainGetMetadata` returns it: without its namespace, or with it.
@@ -79,9 +77,23 @@ impl Metadata {
         values.into_iter().try_for_each(|(field, value)| check_text(&field, value).map(drop))
     }
 
-    /// This metadata as an element inside a domain.
-    pub(crate) fn in_domain(&self) -> MetadataElement<'_> {
-        MetadataElement { metadata: self, prefixed: true }
+    /// Writes our element into a domain. Its names carry the prefix, as libvirt itself writes them.
+    pub(crate) fn write_in_domain(&self, xml: &mut XmlWriter) {
+        let element = xml.element("kubevirt:vm").attribute("xmlns:kubevirt", DOMAIN_METADATA_NAMESPACE);
+        element.children(|xml| self.write_values(xml, |_, prefixed| prefixed));
+    }
+
+    /// Writes the values as elements; `pick` takes each name without or with the prefix.
+    fn write_values(&self, xml: &mut XmlWriter, pick: fn(&'static str, &'static str) -> &'static str) {
+        xml.element(pick("installation", "kubevirt:installation")).text(&self.installation);
+        xml.element(pick("node", "kubevirt:node")).text(&self.node);
+        xml.element(pick("namespace", "kubevirt:namespace")).text(&self.namespace);
+        xml.element(pick("name", "kubevirt:name")).text(&self.name);
+        xml.element(pick("uid", "kubevirt:uid")).text(&self.uid);
+        xml.element(pick("gracePeriodSeconds", "kubevirt:gracePeriodSeconds")).text(self.grace_period_seconds);
+        if let Some(deadline) = self.deletion_deadline {
+            xml.element(pick("deletionDeadline", "kubevirt:deletionDeadline")).text(deadline);
+        }
     }
 
     /// The metadata in a domain's `<metadata>`; none if no element there is ours.
@@ -113,30 +125,6 @@ impl Metadata {
             grace_period_seconds: grace_period.parse().map_err(|_| wrong("gracePeriodSeconds", &grace_period))?,
             deletion_deadline: deletion_deadline.transpose()?,
         })
-    }
-}
-
-impl Serialize for MetadataElement<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Self { metadata, prefixed } = self;
-        let pick = |plain, with_prefix| if *prefixed { with_prefix } else { plain };
-        let mut element = serializer.serialize_struct(pick(ROOT, "kubevirt:vm"), 8)?;
-        if *prefixed {
-            element.serialize_field("@xmlns:kubevirt", DOMAIN_METADATA_NAMESPACE)?;
-        }
-        element.serialize_field(pick("installation", "kubevirt:installation"), &metadata.installation)?;
-        element.serialize_field(pick("node", "kubevirt:node"), &metadata.node)?;
-        element.serialize_field(pick("namespace", "kubevirt:namespace"), &metadata.namespace)?;
-        element.serialize_field(pick("name", "kubevirt:name"), &metadata.name)?;
-        element.serialize_field(pick("uid", "kubevirt:uid"), &metadata.uid)?;
-        element.serialize_field(
-            pick("gracePeriodSeconds", "kubevirt:gracePeriodSeconds"),
-            &metadata.grace_period_seconds,
-        )?;
-        if let Some(deadline) = &metadata.deletion_deadline {
-            element.serialize_field(pick("deletionDeadline", "kubevirt:deletionDeadline"), &deadline.to_string())?;
-        }
-        element.end()
     }
 }
 

@@ -1,61 +1,20 @@
 //! Machine type and firmware tables.
 
-use serde::Serialize;
+use uuid::Uuid;
 
-/// `<os>`
-#[derive(Debug, Serialize)]
-pub(crate) struct Os<'a> {
-    #[serde(rename = "type")]
-    kind: OsType<'a>,
-    smbios: Smbios,
+use crate::xml::XmlWriter;
+
+/// `<os>`. The guest's SMBIOS table is what `<sysinfo>` says.
+pub(crate) fn write_os(xml: &mut XmlWriter, machine_type: &str) {
+    xml.element("os").children(|xml| {
+        xml.element("type").attribute("arch", "x86_64").attribute("machine", machine_type).text("hvm");
+        xml.element("smbios").attribute("mode", "sysinfo").empty();
+    });
 }
 
-#[derive(Debug, Serialize)]
-struct OsType<'a> {
-    #[serde(rename = "@arch")]
-    arch: &'static str,
-    #[serde(rename = "@machine")]
-    machine: &'a str,
-    #[serde(rename = "$text")]
-    kind: &'static str,
-}
-
-/// `<smbios mode='sysinfo'/>`: the guest reads what `<sysinfo>` says.
-#[derive(Debug, Serialize)]
-struct Smbios {
-    #[serde(rename = "@mode")]
-    mode: &'static str,
-}
-
-/// `<sysinfo type='smbios'>` with the firmware UUID. libvirt refuses another one than the domain's.
-#[derive(Debug, Serialize)]
-pub(crate) struct SysInfo<'a> {
-    #[serde(rename = "@type")]
-    kind: &'static str,
-    system: System<'a>,
-}
-
-#[derive(Debug, Serialize)]
-struct System<'a> {
-    entry: Entry<'a>,
-}
-
-#[derive(Debug, Serialize)]
-struct Entry<'a> {
-    #[serde(rename = "@name")]
-    name: &'static str,
-    #[serde(rename = "$text")]
-    value: &'a str,
-}
-
-impl<'a> Os<'a> {
-    pub(crate) fn make(machine: &'a str) -> Self {
-        Self { kind: OsType { arch: "x86_64", machine, kind: "hvm" }, smbios: Smbios { mode: "sysinfo" } }
-    }
-}
-
-impl<'a> SysInfo<'a> {
-    pub(crate) fn make(uuid: &'a str) -> Self {
-        Self { kind: "smbios", system: System { entry: Entry { name: "uuid", value: uuid } } }
-    }
+/// `<sysinfo>` with the firmware UUID. libvirt refuses another one than the domain's.
+pub(crate) fn write_sysinfo(xml: &mut XmlWriter, firmware_uuid: Uuid) {
+    xml.element("sysinfo").attribute("type", "smbios").children(|xml| {
+        xml.element("system").children(|xml| xml.element("entry").attribute("name", "uuid").text(firmware_uuid));
+    });
 }

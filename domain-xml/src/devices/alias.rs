@@ -5,12 +5,11 @@
 
 use std::fmt::Write as _;
 
-use serde::Serialize;
+use crate::xml::XmlWriter;
 
 /// `<alias name='ua-...'/>`
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 pub(crate) struct Alias {
-    #[serde(rename = "@name")]
     name: String,
 }
 
@@ -23,6 +22,10 @@ impl Alias {
     /// The alias of a device that the user named.
     pub(crate) fn named(kind: &str, name: &str) -> Self {
         Self { name: make_alias(kind, name) }
+    }
+
+    pub(crate) fn write(&self, xml: &mut XmlWriter) {
+        xml.element("alias").attribute("name", &self.name).empty();
     }
 }
 

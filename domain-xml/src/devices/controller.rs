@@ -2,21 +2,17 @@
 //!
 //! SATA, IDE and floppy controllers, and PCI bridges, libvirt adds by itself.
 
-use serde::Serialize;
-
 use super::disk::Disk;
+use crate::xml::XmlWriter;
 
 /// Targets that libvirt puts on one SCSI controller when it reads addresses from names: 16, less the controller's own.
 const SCSI_DISKS_PER_CONTROLLER: usize = 15;
 
 /// `<controller>`
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 pub(crate) struct Controller {
-    #[serde(rename = "@type")]
     kind: &'static str,
-    #[serde(rename = "@index")]
     index: usize,
-    #[serde(rename = "@model")]
     model: &'static str,
 }
 
@@ -32,6 +28,10 @@ impl Controller {
         let scsi = last_scsi.map_or(0, |(index, _)| index / SCSI_DISKS_PER_CONTROLLER + 1);
         // libvirt's own choice would be an emulated LSI controller, for which current guests have no driver.
         std::iter::once(usb).chain((0..scsi).map(|index| Self { kind: "scsi", index, model: "virtio-scsi" })).collect()
+    }
+    pub(crate) fn write(&self, xml: &mut XmlWriter) {
+        let controller = xml.element("controller").attribute("type", self.kind);
+        controller.attribute("index", self.index).attribute("model", self.model).empty();
     }
 }
 

@@ -12,67 +12,33 @@
 use std::ops::AddAssign as _;
 
 use api::validated::{DiskBus, DiskDevice, Tray, ValidatedDisk, VolumeSource};
-use serde::Serialize;
 
 use super::alias::Alias;
-use super::disk_source::{BackingStore, Source};
+use super::disk_source::Layers;
 use crate::input::LayerKind;
+use crate::xml::XmlWriter;
 use crate::{DomainInput, RenderError};
 
 /// `<disk>`
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 pub(crate) struct Disk<'a> {
-    #[serde(rename = "@type")]
     kind: &'static str,
-    #[serde(rename = "@device")]
     device: &'static str,
-    driver: Driver,
+    format: &'static str,
     /// None is an empty drive.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    source: Option<Source<'a>>,
-    #[serde(rename = "backingStore", skip_serializing_if = "Option::is_none")]
-    backing: Option<BackingStore<'a>>,
+    medium: Option<Layers<'a>>,
     target: Target,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    readonly: Option<()>,
-    boot: Boot,
+    readonly: bool,
+    boot_order: usize,
     alias: Alias,
 }
 
-/// `<driver>`
-#[derive(Debug, Serialize)]
-struct Driver {
-    #[serde(rename = "@name")]
-    name: &'static str,
-    #[serde(rename = "@type")]
-    format: &'static str,
-    /// A guest whose disk is full, or whose storage is gone, is paused and can be resumed; it does not lose writes.
-    #[serde(rename = "@error_policy", skip_serializing_if = "Option::is_none")]
-    error_policy: Option<&'static str>,
-    /// A sector that cannot be read is the guest's to handle, as on real hardware.
-    #[serde(rename = "@rerror_policy", skip_serializing_if = "Option::is_none")]
-    rerror_policy: Option<&'static str>,
-    /// What the guest trims is given back to the host.
-    #[serde(rename = "@discard", skip_serializing_if = "Option::is_none")]
-    discard: Option<&'static str>,
-}
-
 /// `<target dev='vda' bus='virtio'/>`
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 struct Target {
-    #[serde(rename = "@dev")]
     dev: String,
-    #[serde(rename = "@bus")]
     bus: &'static str,
-    #[serde(rename = "@tray", skip_serializing_if = "Option::is_none")]
     tray: Option<&'static str>,
-}
-
-/// `<boot order='1'/>`
-#[derive(Debug, Serialize)]
-struct Boot {
-    #[serde(rename = "@order")]
-    order: usize,
 }
 
 /// How many targets of each prefix have been named; scsi, sata and usb share `sd`.
@@ -99,29 +65,26 @@ impl<'a> Disk<'a> {
     ) -> Result<Self, RenderError> {
         let missing = |volume: String| RenderError::MissingSource { disk: disk.name.clone(), volume };
         let volume = input.spec.volumes.get(disk.volume).ok_or_else(|| missing(disk.volume.to_string()))?;
-        let layers = input.disk_sources.get(&volume.name).ok_or_else(|| missing(volume.name.clone()))?;
+        let source = input.disk_sources.get(&volume.name).ok_or_else(|| missing(volume.name.clone()))?;
         let (device, readonly, tray) = match disk.device {
             DiskDevice::Disk { readonly, .. } => ("disk", readonly, None),
-            DiskDevice::Lun { .. } if layers.top.kind == LayerKind::File => {
+            DiskDevice::Lun { .. } if source.top.kind == LayerKind::File => {
                 return Err(RenderError::LunOnFile { disk: disk.name.clone() });
             }
             DiskDevice::Lun { readonly, .. } => ("lun", readonly, None),
             DiskDevice::Floppy { readonly, tray } => ("floppy", readonly, Some(tray)),
             DiskDevice::Cdrom { readonly, tray, .. } => ("cdrom", readonly, Some(tray)),
         };
-        let readonly = readonly || matches!(volume.source, VolumeSource::PersistentVolumeClaim { read_only: true, .. });
         let target = names.next(disk.device, tray);
-        let medium = (target.tray.is_none() || target.bus == DiskBus::Usb.as_str()).then_some(layers);
-        let field = format_args!("disk_sources[{}]", volume.name);
+        let layers = Layers::make(&format_args!("disk_sources[{}]", volume.name), source)?;
         Ok(Self {
-            kind: layers.top.kind.as_str(),
+            kind: source.top.kind.as_str(),
             device,
-            driver: Driver::make(layers.top.format.as_str(), device == "disk" && !readonly),
-            source: medium.map(|layers| Source::make(&field, &layers.top)).transpose()?,
-            backing: medium.map(|layers| BackingStore::make(&field, layers)).transpose()?,
+            format: source.top.format.as_str(),
+            medium: (target.tray.is_none() || target.bus == DiskBus::Usb.as_str()).then_some(layers),
             target,
-            readonly: readonly.then_some(()),
-            boot: Boot { order: index + 1 },
+            readonly: readonly || matches!(volume.source, VolumeSource::PersistentVolumeClaim { read_only: true, .. }),
+            boot_order: index + 1,
             alias: Alias::named("disk", &disk.name),
         })
     }
@@ -130,18 +93,34 @@ impl<'a> Disk<'a> {
     pub(crate) fn bus(&self) -> &'static str {
         self.target.bus
     }
-}
 
-impl Driver {
-    /// `writable_disk`: QEMU takes no policies for floppies, and a LUN's errors are its device's own.
-    fn make(format: &'static str, writable_disk: bool) -> Self {
-        Self {
-            name: "qemu",
-            format,
-            error_policy: writable_disk.then_some("stop"),
-            rerror_policy: writable_disk.then_some("report"),
-            discard: writable_disk.then_some("unmap"),
-        }
+    pub(crate) fn write(&self, xml: &mut XmlWriter) {
+        xml.element("disk").attribute("type", self.kind).attribute("device", self.device).children(|xml| {
+            self.write_driver(xml);
+            self.medium.iter().for_each(|layers| layers.write(xml));
+            let target = xml.element("target").attribute("dev", &self.target.dev).attribute("bus", self.target.bus);
+            target.optional("tray", self.target.tray).empty();
+            if self.readonly {
+                xml.element("readonly").empty();
+            }
+            xml.element("boot").attribute("order", self.boot_order).empty();
+            self.alias.write(xml);
+        });
+    }
+
+    fn write_driver(&self, xml: &mut XmlWriter) {
+        // QEMU takes no policies for floppies, and a LUN's errors are its device's own.
+        let writable = (self.device == "disk" && !self.readonly).then_some(());
+        xml.element("driver")
+            .attribute("name", "qemu")
+            .attribute("type", self.format)
+            // A guest whose disk is full, or whose storage is gone, is paused and can be resumed; it does not lose writes.
+            .optional("error_policy", writable.map(|()| "stop"))
+            // A sector that cannot be read is the guest's to handle, as on real hardware.
+            .optional("rerror_policy", writable.map(|()| "report"))
+            // What the guest trims is given back to the host.
+            .optional("discard", writable.map(|()| "unmap"))
+            .empty();
     }
 }
 
@@ -181,178 +160,4 @@ fn make_target_name(prefix: &str, index: usize) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-    use crate::tests::{Guest, elements};
-    use crate::{DiskFormat, DiskLayer, DiskSource};
-
-    /// The driver of a disk that the guest writes to.
-    const WRITABLE: &str =
-        r#"<driver name="qemu" type="raw" error_policy="stop" rerror_policy="report" discard="unmap"/>"#;
-    const PLAIN: &str = r#"<driver name="qemu" type="raw"/>"#;
-    const MEDIUM: &str = r#"<source file="/var/lib/ovm/vms/1/0.img"/><backingStore/>"#;
-
-    #[test]
-    fn each_device_on_each_bus() {
-        let cases = [
-            ("q35", json!({}), "disk", WRITABLE, MEDIUM, r#"<target dev="sda" bus="sata"/>"#, false),
-            ("pc", json!({}), "disk", WRITABLE, MEDIUM, r#"<target dev="hda" bus="ide"/>"#, false),
-            (
-                "q35",
-                json!({"disk": {"bus": "virtio"}}),
-                "disk",
-                WRITABLE,
-                MEDIUM,
-                r#"<target dev="vda" bus="virtio"/>"#,
-                false,
-            ),
-            (
-                "q35",
-                json!({"disk": {"bus": "scsi"}}),
-                "disk",
-                WRITABLE,
-                MEDIUM,
-                r#"<target dev="sda" bus="scsi"/>"#,
-                false,
-            ),
-            (
-                "q35",
-                json!({"disk": {"bus": "usb"}}),
-                "disk",
-                WRITABLE,
-                MEDIUM,
-                r#"<target dev="sda" bus="usb"/>"#,
-                false,
-            ),
-            (
-                "q35",
-                json!({"disk": {"bus": "virtio", "readonly": true}}),
-                "disk",
-                PLAIN,
-                MEDIUM,
-                r#"<target dev="vda" bus="virtio"/>"#,
-                true,
-            ),
-            ("q35", json!({"cdrom": {}}), "cdrom", PLAIN, MEDIUM, r#"<target dev="sda" bus="sata"/>"#, true),
-            ("pc", json!({"cdrom": {}}), "cdrom", PLAIN, MEDIUM, r#"<target dev="hda" bus="ide"/>"#, true),
-            (
-                "q35",
-                json!({"cdrom": {"bus": "scsi", "readonly": false}}),
-                "cdrom",
-                PLAIN,
-                MEDIUM,
-                r#"<target dev="sda" bus="scsi"/>"#,
-                false,
-            ),
-            (
-                "q35",
-                json!({"cdrom": {"tray": "open"}}),
-                "cdrom",
-                PLAIN,
-                "",
-                r#"<target dev="sda" bus="sata" tray="open"/>"#,
-                true,
-            ),
-            (
-                "q35",
-                json!({"cdrom": {"bus": "usb", "tray": "open"}}),
-                "cdrom",
-                PLAIN,
-                MEDIUM,
-                r#"<target dev="sda" bus="usb" tray="open"/>"#,
-                true,
-            ),
-            ("q35", json!({"floppy": {}}), "floppy", PLAIN, MEDIUM, r#"<target dev="fda" bus="fdc"/>"#, false),
-            (
-                "q35",
-                json!({"floppy": {"readonly": true, "tray": "open"}}),
-                "floppy",
-                PLAIN,
-                "",
-                r#"<target dev="fda" bus="fdc" tray="open"/>"#,
-                true,
-            ),
-        ];
-        for (machine, disk, device, driver, medium, target, readonly) in cases {
-            let xml = Guest::with_disks(machine, std::slice::from_ref(&disk)).xml();
-            let readonly = if readonly { "<readonly/>" } else { "" };
-            let expected = format!(
-                r#"<disk type="file" device="{device}">{driver}{medium}{target}{readonly}<boot order="1"/><alias name="ua-disk-d0"/></disk>"#
-            );
-            assert_eq!(elements(&xml, "disk"), [expected], "{machine} {disk}");
-        }
-    }
-
-    #[test]
-    fn a_lun_is_a_block_device_passed_through() {
-        let mut guest = Guest::with_disks("q35", &[json!({"lun": {"bus": "scsi", "readonly": true}})]);
-        let error = guest.render().expect_err("a file cannot be a lun");
-        assert_eq!(
-            (error.reason(), error.to_string().as_str()),
-            ("LunNeedsBlockDevice", "disk d0: a lun needs a volume that is a block device")
-        );
-        guest.disk_sources.insert("d0".to_owned(), DiskSource::block("/dev/vg0/claim"));
-        let expected = concat!(
-            r#"<disk type="block" device="lun"><driver name="qemu" type="raw"/><source dev="/dev/vg0/claim"/><backingStore/>"#,
-            r#"<target dev="sda" bus="scsi"/><readonly/><boot order="1"/><alias name="ua-disk-d0"/></disk>"#
-        );
-        assert_eq!(elements(&guest.xml(), "disk"), [expected]);
-    }
-
-    #[test]
-    fn a_read_only_claim_makes_a_read_only_disk() {
-        let domain = json!({"devices": {"disks": [{"name": "d", "volumeName": "v", "disk": {"bus": "virtio"}}]}});
-        let claim = |read_only: bool| json!([{"name": "v", "persistentVolumeClaim": {"claimName": "c", "readOnly": read_only}}]);
-        assert!(Guest::new(&domain, &claim(true)).xml().contains("<readonly/>"));
-        assert!(!Guest::new(&domain, &claim(false)).xml().contains("<readonly/>"));
-    }
-
-    #[test]
-    fn format_and_layers_are_those_that_were_prepared() {
-        let mut guest = Guest::with_disks("q35", &[json!({"disk": {"bus": "virtio"}})]);
-        let base = DiskLayer { kind: LayerKind::Block, path: "/dev/vg0/claim".into(), format: DiskFormat::Raw };
-        guest
-            .disk_sources
-            .insert("d0".to_owned(), DiskSource::file("/var/lib/ovm/vms/1/0.qcow2", DiskFormat::Qcow2).over(base));
-        let xml = guest.xml();
-        let backing = r#"<backingStore type="block"><format type="raw"/><source dev="/dev/vg0/claim"/><backingStore/></backingStore>"#;
-        let expected = format!(
-            r#"type="qcow2" error_policy="stop" rerror_policy="report" discard="unmap"/><source file="/var/lib/ovm/vms/1/0.qcow2"/>{backing}"#
-        );
-        assert!(xml.contains(&expected), "{xml}");
-    }
-
-    #[test]
-    fn targets_are_unique_across_buses_and_boot_in_order() {
-        let buses = ["virtio", "sata", "scsi", "usb", "virtio", "sata"];
-        let disks: Vec<_> = buses.iter().map(|bus| json!({"disk": {"bus": bus}})).collect();
-        let xml = Guest::with_disks("q35", &disks).xml();
-        let expected = ["vda", "sda", "sdb", "sdc", "vdb", "sdd"];
-        let targets = expected.iter().zip(buses).map(|(dev, bus)| format!(r#"<target dev="{dev}" bus="{bus}"/>"#));
-        let orders = (1..=6).map(|order| format!(r#"<boot order="{order}"/>"#));
-        assert_eq!(elements(&xml, "target")[..6], targets.collect::<Vec<_>>());
-        assert_eq!(elements(&xml, "boot"), orders.collect::<Vec<_>>());
-    }
-
-    #[test]
-    fn target_names_go_on_past_z() {
-        for (index, name) in
-            [(0, "vda"), (25, "vdz"), (26, "vdaa"), (51, "vdaz"), (52, "vdba"), (701, "vdzz"), (702, "vdaaa")]
-        {
-            assert_eq!(make_target_name("vd", index), name);
-        }
-    }
-
-    #[test]
-    fn a_volume_that_was_not_prepared_is_named() {
-        let mut guest = Guest::with_disks("q35", &[json!({})]);
-        guest.disk_sources.clear();
-        let error = guest.render().expect_err("nothing prepared");
-        assert_eq!(
-            (error.reason(), error.to_string().as_str()),
-            ("MissingDiskSource", "disk d0: volume d0 has not been prepared")
-        );
-    }
-}
+mod tests;

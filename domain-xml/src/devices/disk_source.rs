@@ -5,66 +5,48 @@
 
 use std::fmt;
 
-use serde::Serialize;
-
-use crate::input::{DiskLayer, LayerKind};
+use crate::input::LayerKind;
 use crate::text::check_path;
-use crate::{DiskSource, RenderError};
+use crate::xml::XmlWriter;
+use crate::{DiskLayer, DiskSource, RenderError};
 
-/// `<source file='...'/>` or `<source dev='...'/>`
-#[derive(Debug, Serialize)]
-pub(crate) struct Source<'a> {
-    #[serde(rename = "@file", skip_serializing_if = "Option::is_none")]
-    file: Option<&'a str>,
-    #[serde(rename = "@dev", skip_serializing_if = "Option::is_none")]
-    dev: Option<&'a str>,
+/// The layers of a disk, with paths that have been checked.
+#[derive(Debug)]
+pub(crate) struct Layers<'a> {
+    source: &'a DiskSource,
 }
 
-/// `<backingStore>`: a layer, or empty at the end of the chain.
-#[derive(Debug, Serialize)]
-pub(crate) struct BackingStore<'a> {
-    #[serde(rename = "@type", skip_serializing_if = "Option::is_none")]
-    kind: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    format: Option<Format>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    source: Option<Source<'a>>,
-    #[serde(rename = "backingStore", skip_serializing_if = "Option::is_none")]
-    next: Option<Box<BackingStore<'a>>>,
-}
-
-/// `<format type='...'/>`
-#[derive(Debug, Serialize)]
-struct Format {
-    #[serde(rename = "@type")]
-    kind: &'static str,
-}
-
-impl<'a> Source<'a> {
-    /// The source of one layer; `field` names it in errors.
-    pub(crate) fn make(field: &dyn fmt::Display, layer: &'a DiskLayer) -> Result<Self, RenderError> {
-        let path = Some(check_path(field, &layer.path)?);
-        Ok(match layer.kind {
-            LayerKind::File => Self { file: path, dev: None },
-            LayerKind::Block => Self { file: None, dev: path },
-        })
-    }
-}
-
-impl<'a> BackingStore<'a> {
-    const END: Self = Self { kind: None, format: None, source: None, next: None };
-
-    /// The layers below the top one.
+impl<'a> Layers<'a> {
+    /// Checks the paths of all layers; `field` names the source in errors.
     pub(crate) fn make(field: &dyn fmt::Display, source: &'a DiskSource) -> Result<Self, RenderError> {
-        source.backing.iter().rev().try_fold(Self::END, |next, layer| {
-            Ok(Self {
-                kind: Some(layer.kind.as_str()),
-                format: Some(Format { kind: layer.format.as_str() }),
-                source: Some(Source::make(field, layer)?),
-                next: Some(Box::new(next)),
-            })
-        })
+        std::iter::once(&source.top)
+            .chain(&source.backing)
+            .try_for_each(|layer| check_path(field, &layer.path).map(drop))?;
+        Ok(Self { source })
     }
+
+    pub(crate) fn write(&self, xml: &mut XmlWriter) {
+        write_source(xml, &self.source.top);
+        write_backing(xml, &self.source.backing);
+    }
+}
+
+fn write_source(xml: &mut XmlWriter, layer: &DiskLayer) {
+    let attribute = match layer.kind {
+        LayerKind::File => "file",
+        LayerKind::Block => "dev",
+    };
+    xml.element("source").attribute(attribute, layer.path.display()).empty();
+}
+
+fn write_backing(xml: &mut XmlWriter, below: &[DiskLayer]) {
+    let element = xml.element("backingStore");
+    let Some((layer, below)) = below.split_first() else { return element.empty() };
+    element.attribute("type", layer.kind.as_str()).children(|xml| {
+        xml.element("format").attribute("type", layer.format.as_str()).empty();
+        write_source(xml, layer);
+        write_backing(xml, below);
+    });
 }
 
 #[cfg(test)]
@@ -75,8 +57,10 @@ mod tests {
     use crate::input::DiskFormat;
 
     fn render(source: &DiskSource) -> String {
-        let backing = BackingStore::make(&"disk", source).expect("plain paths");
-        quick_xml::se::to_string_with_root("backingStore", &backing).expect("serialises")
+        let mut xml = XmlWriter::with_capacity(0);
+        Layers::make(&"disk", source).expect("plain paths").write(&mut xml);
+        let source = format!(r#"<source file="{}"/>"#, source.top.path.display());
+        xml.finish().strip_prefix(&source).expect("starts with the top layer").to_owned()
     }
 
     #[test]
@@ -106,6 +90,6 @@ mod tests {
         let hostile =
             DiskLayer { kind: LayerKind::File, path: Path::new("/d/../etc/shadow").into(), format: DiskFormat::Raw };
         let source = DiskSource::file("/d/top.qcow2", DiskFormat::Qcow2).over(hostile);
-        assert_eq!(BackingStore::make(&"disk a", &source).expect_err("refused").reason(), "IllegalPath");
+        assert_eq!(Layers::make(&"disk a", &source).expect_err("refused").reason(), "IllegalPath");
     }
 }

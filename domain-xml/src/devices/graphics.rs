@@ -1,23 +1,10 @@
 //! The screen's VNC server. It listens nowhere: the agent gets its socket through `virDomainOpenGraphicsFD`.
 
-use serde::Serialize;
+use crate::xml::XmlWriter;
 
 /// `<graphics type='vnc'><listen type='none'/></graphics>`
-#[derive(Debug, Serialize)]
-pub(crate) struct Graphics {
-    #[serde(rename = "@type")]
-    kind: &'static str,
-    listen: Listen,
-}
-
-#[derive(Debug, Serialize)]
-struct Listen {
-    #[serde(rename = "@type")]
-    kind: &'static str,
-}
-
-impl Graphics {
-    pub(crate) fn make() -> Self {
-        Self { kind: "vnc", listen: Listen { kind: "none" } }
-    }
+pub(crate) fn write(xml: &mut XmlWriter) {
+    xml.element("graphics")
+        .attribute("type", "vnc")
+        .children(|xml| xml.element("listen").attribute("type", "none").empty());
 }

@@ -1,52 +1,18 @@
 //! The network card.
 
-use serde::Serialize;
-
 use super::alias::Alias;
 use crate::text::check_text;
+use crate::xml::XmlWriter;
 use crate::{DomainInput, MacAddress, Network, RenderError};
 
 /// `<interface>`
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 pub(crate) struct Interface<'a> {
-    #[serde(rename = "@type")]
     kind: &'static str,
-    mac: Mac,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    source: Option<Source<'a>>,
-    model: Model<'a>,
-    rom: Rom,
-    alias: Alias,
-}
-
-/// `<mac address='...'/>`
-#[derive(Debug, Serialize)]
-struct Mac {
-    #[serde(rename = "@address")]
-    address: String,
-}
-
-/// `<source network='...'/>` or `<source bridge='...'/>`
-#[derive(Debug, Serialize)]
-struct Source<'a> {
-    #[serde(rename = "@network", skip_serializing_if = "Option::is_none")]
-    network: Option<&'a str>,
-    #[serde(rename = "@bridge", skip_serializing_if = "Option::is_none")]
-    bridge: Option<&'a str>,
-}
-
-/// `<model type='e1000'/>`
-#[derive(Debug, Serialize)]
-struct Model<'a> {
-    #[serde(rename = "@type")]
-    kind: &'a str,
-}
-
-/// `<rom enabled='no'/>`: no guest boots from the network, so the firmware need not load and run the card's boot program at each start.
-#[derive(Debug, Serialize)]
-struct Rom {
-    #[serde(rename = "@enabled")]
-    enabled: &'static str,
+    /// Attribute of `<source>`, and its value.
+    source: Option<(&'static str, &'a str)>,
+    mac: MacAddress,
+    model: &'a str,
 }
 
 impl<'a> Interface<'a> {
@@ -55,22 +21,24 @@ impl<'a> Interface<'a> {
         let (kind, source) = match input.network {
             Network::None => return Ok(None),
             Network::User => ("user", None),
-            Network::Libvirt(name) => {
-                ("network", Some(Source { network: Some(check_text(&"network", name)?), bridge: None }))
-            }
-            Network::Bridge(name) => {
-                ("bridge", Some(Source { network: None, bridge: Some(check_text(&"network", name)?) }))
-            }
+            Network::Libvirt(name) => ("network", Some(("network", check_text(&"network", name)?))),
+            Network::Bridge(name) => ("bridge", Some(("bridge", check_text(&"network", name)?))),
         };
         let mac = input.mac.unwrap_or_else(|| MacAddress::derive(input.firmware_uuid));
-        Ok(Some(Self {
-            kind,
-            mac: Mac { address: mac.to_string() },
-            source,
-            model: Model { kind: check_text(&"nic_model", input.nic_model)? },
-            rom: Rom { enabled: "no" },
-            alias: Alias::of("net0"),
-        }))
+        Ok(Some(Self { kind, source, mac, model: check_text(&"nic_model", input.nic_model)? }))
+    }
+
+    pub(crate) fn write(&self, xml: &mut XmlWriter) {
+        xml.element("interface").attribute("type", self.kind).children(|xml| {
+            xml.element("mac").attribute("address", self.mac).empty();
+            if let Some((attribute, name)) = self.source {
+                xml.element("source").attribute(attribute, name).empty();
+            }
+            xml.element("model").attribute("type", self.model).empty();
+            // No guest boots from the network, so the firmware need not load and run the card's boot program at each start.
+            xml.element("rom").attribute("enabled", "no").empty();
+            Alias::of("net0").write(xml);
+        });
     }
 }
 

@@ -1,19 +1,9 @@
 //! The memory balloon. libvirt adds one where nothing is said; saying it gives it an alias of ours.
 
-use serde::Serialize;
-
 use super::alias::Alias;
+use crate::xml::XmlWriter;
 
 /// `<memballoon model='virtio'/>`
-#[derive(Debug, Serialize)]
-pub(crate) struct MemBalloon {
-    #[serde(rename = "@model")]
-    model: &'static str,
-    alias: Alias,
-}
-
-impl MemBalloon {
-    pub(crate) fn make() -> Self {
-        Self { model: "virtio", alias: Alias::of("balloon0") }
-    }
+pub(crate) fn write(xml: &mut XmlWriter) {
+    xml.element("memballoon").attribute("model", "virtio").children(|xml| Alias::of("balloon0").write(xml));
 }

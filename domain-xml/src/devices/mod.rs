@@ -13,39 +13,24 @@ mod serial;
 mod video;
 mod watchdog;
 
-use serde::Serialize;
-
 use self::controller::Controller;
 use self::disk::Disk;
-use self::graphics::Graphics;
 use self::interface::Interface;
-use self::memballoon::MemBalloon;
-use self::panic::Panic;
-use self::rng::Rng;
 use self::serial::Serial;
-use self::video::Video;
 use self::watchdog::Watchdog;
 use crate::text::check_path;
+use crate::xml::XmlWriter;
 use crate::{DomainInput, RenderError};
 
-/// `<devices>`
-#[derive(Debug, Serialize)]
+/// `<devices>`: those that differ from guest to guest. The others have only a `write`.
+#[derive(Debug)]
 pub(crate) struct Devices<'a> {
     emulator: &'a str,
-    #[serde(rename = "disk")]
     disks: Vec<Disk<'a>>,
-    #[serde(rename = "controller")]
     controllers: Vec<Controller>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     interface: Option<Interface<'a>>,
     serial: Serial<'a>,
-    graphics: Graphics,
-    video: Video,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    watchdog: Option<Watchdog>,
-    memballoon: MemBalloon,
-    rng: Rng,
-    panic: Panic,
+    watchdog: Option<Watchdog<'a>>,
 }
 
 impl<'a> Devices<'a> {
@@ -57,13 +42,24 @@ impl<'a> Devices<'a> {
             disks,
             interface: Interface::make(input)?,
             serial: Serial::make(input)?,
-            graphics: Graphics::make(),
-            video: Video::make(),
             watchdog: input.spec.watchdog.as_ref().map(Watchdog::make),
-            memballoon: MemBalloon::make(),
-            rng: Rng::make(),
-            panic: Panic::make(),
         })
+    }
+
+    pub(crate) fn write(&self, xml: &mut XmlWriter) {
+        xml.element("devices").children(|xml| {
+            xml.element("emulator").text(self.emulator);
+            self.disks.iter().for_each(|disk| disk.write(xml));
+            self.controllers.iter().for_each(|controller| controller.write(xml));
+            self.interface.iter().for_each(|interface| interface.write(xml));
+            self.serial.write(xml);
+            graphics::write(xml);
+            video::write(xml);
+            self.watchdog.iter().for_each(|watchdog| watchdog.write(xml));
+            memballoon::write(xml);
+            rng::write(xml);
+            panic::write(xml);
+        });
     }
 }
 

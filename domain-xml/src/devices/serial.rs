@@ -2,47 +2,29 @@
 //!
 //! libvirt adds the matching `<console>` itself.
 
-use serde::Serialize;
-
 use super::alias::Alias;
 use crate::text::check_path;
+use crate::xml::XmlWriter;
 use crate::{DomainInput, RenderError};
 
 /// `<serial type='pty'>`
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 pub(crate) struct Serial<'a> {
-    #[serde(rename = "@type")]
-    kind: &'static str,
-    log: Log<'a>,
-    target: Target,
-    alias: Alias,
-}
-
-/// `<log file='...' append='on'/>`: a guest that is started again keeps what it printed before.
-#[derive(Debug, Serialize)]
-struct Log<'a> {
-    #[serde(rename = "@file")]
-    file: &'a str,
-    #[serde(rename = "@append")]
-    append: &'static str,
-}
-
-/// `<target type='isa-serial' port='0'/>`: ttyS0, COM1.
-#[derive(Debug, Serialize)]
-struct Target {
-    #[serde(rename = "@type")]
-    kind: &'static str,
-    #[serde(rename = "@port")]
-    port: u32,
+    log: &'a str,
 }
 
 impl<'a> Serial<'a> {
     pub(crate) fn make(input: &DomainInput<'a>) -> Result<Self, RenderError> {
-        Ok(Self {
-            kind: "pty",
-            log: Log { file: check_path(&"console_log", input.console_log)?, append: "on" },
-            target: Target { kind: "isa-serial", port: 0 },
-            alias: Alias::of("serial0"),
-        })
+        Ok(Self { log: check_path(&"console_log", input.console_log)? })
+    }
+
+    pub(crate) fn write(&self, xml: &mut XmlWriter) {
+        xml.element("serial").attribute("type", "pty").children(|xml| {
+            // A guest that is started again keeps what it printed before.
+            xml.element("log").attribute("file", self.log).attribute("append", "on").empty();
+            // ttyS0, COM1.
+            xml.element("target").attribute("type", "isa-serial").attribute("port", 0).empty();
+            Alias::of("serial0").write(xml);
+        });
     }
 }

@@ -1,23 +1,24 @@
 //! The watchdog that the user asked for.
 
 use api::validated::ValidatedWatchdog;
-use serde::Serialize;
 
 use super::alias::Alias;
+use crate::xml::XmlWriter;
 
 /// `<watchdog model='i6300esb' action='...'/>`
-#[derive(Debug, Serialize)]
-pub(crate) struct Watchdog {
-    #[serde(rename = "@model")]
-    model: &'static str,
-    #[serde(rename = "@action")]
-    action: &'static str,
-    alias: Alias,
+#[derive(Debug)]
+pub(crate) struct Watchdog<'a> {
+    watchdog: &'a ValidatedWatchdog,
 }
 
-impl Watchdog {
-    pub(crate) fn make(watchdog: &ValidatedWatchdog) -> Self {
-        Self { model: "i6300esb", action: watchdog.action.as_str(), alias: Alias::named("watchdog", &watchdog.name) }
+impl<'a> Watchdog<'a> {
+    pub(crate) fn make(watchdog: &'a ValidatedWatchdog) -> Self {
+        Self { watchdog }
+    }
+
+    pub(crate) fn write(&self, xml: &mut XmlWriter) {
+        let element = xml.element("watchdog").attribute("model", "i6300esb").attribute("action", self.watchdog.action);
+        element.children(|xml| Alias::named("watchdog", &self.watchdog.name).write(xml));
     }
 }
 
