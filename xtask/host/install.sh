@@ -40,15 +40,21 @@ fi
 say "installing: $(echo $todo)"
 
 export DEBIAN_FRONTEND=noninteractive
-suite_args=()
+scratch=$(mktemp -d)
+preferences=()
 if [ "${ID:-}" = debian ] && [ "${VERSION_CODENAME:-}" = bookworm ]; then
-  read -r uri key < <(debian_source "$VERSION_CODENAME") || true
-  [ -n "${uri:-}" ] || die "no apt source for $VERSION_CODENAME found in /etc/apt; add one, so that $VERSION_CODENAME-backports can be derived from it"
-  {
-    printf 'Types: deb\nURIs: %s\nSuites: %s-backports\nComponents: main\n' "$uri" "$VERSION_CODENAME"
-    [ -z "${key:-}" ] || printf 'Signed-By: %s\n' "$key"
-  } > /etc/apt/sources.list.d/ovm-backports.sources
-  suite_args=(-t "$VERSION_CODENAME-backports")
+  backports=$VERSION_CODENAME-backports
+  if [ -z "$(debian_source "$backports")" ]; then
+    read -r uri key < <(debian_source "$VERSION_CODENAME") || true
+    [ -n "${uri:-}" ] || die "no apt source for $VERSION_CODENAME found in /etc/apt; add one, so that $backports can be derived from it"
+    {
+      printf 'Types: deb\nURIs: %s\nSuites: %s\nComponents: main\n' "$uri" "$backports"
+      [ -z "${key:-}" ] || printf 'Signed-By: %s\n' "$key"
+    } > /etc/apt/sources.list.d/ovm-backports.sources
+  fi
+  # Only these come from backports. `apt-get -t` would take every library that they need from there too, systemd among them.
+  printf 'Package: src:libvirt src:qemu src:seabios\nPin: release n=%s\nPin-Priority: 990\n' "$backports" > "$scratch/preferences"
+  preferences=(-o "Dir::Etc::preferences=$scratch/preferences")
 fi
 
 # A package's start script must not start a daemon where there is no init to own it.
@@ -57,11 +63,11 @@ made_policy=
 if [ ! -d /run/systemd/system ] && [ ! -e $policy ]; then
   printf '#!/bin/sh\nexit 101\n' > $policy; chmod +x $policy; made_policy=1
 fi
-trap '[ -z "$made_policy" ] || rm -f "$policy"' EXIT
+trap 'rm -rf "$scratch"; [ -z "$made_policy" ] || rm -f "$policy"' EXIT
 
 apt-get update -qq
-apt-get install -y -qq --no-install-recommends "${suite_args[@]}" "${VIRT_PACKAGES[@]}" >/dev/null
-apt-get install -y -qq --no-install-recommends "${TOOL_PACKAGES[@]}" >/dev/null
+apt-get "${preferences[@]}" install -y -qq --no-install-recommends "${VIRT_PACKAGES[@]}" "${TOOL_PACKAGES[@]}" > "$scratch/log" 2>&1 ||
+  { cat "$scratch/log" >&2; die "apt-get could not install them; its messages are above"; }
 todo=$(missing)
 [ -z "$todo" ] || die "still missing after apt-get install: $(echo $todo)"
 say "libvirt $(libvirtd --version | grep -oE '[0-9.]+$'), QEMU $(qemu-system-x86_64 --version | grep -oE '[0-9]+\.[0-9.]+' | head -n 1)"
