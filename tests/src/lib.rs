@@ -1,6 +1,7 @@
 //! End-to-end suites, and the harness that starts real servers for them.
 //!
 //! - [`stack`]: everything that one scenario needs, started for it and ended with it
+//! - [`boot_sector`]: guests of 512 bytes
 //! - [`libvirtd`]: a libvirtd for one test, apart from the host's
 //! - [`standalone`]: `ovm-standalone` as a child process
 //! - [`client`], [`console`], [`watch`]: kubectl and virtctl as a user runs them
@@ -10,6 +11,7 @@
 //!
 //! The harness knows the project's programs only from outside: it starts the binaries and depends on none of their crates.
 
+pub mod boot_sector;
 pub mod client;
 pub mod console;
 pub mod libvirtd;

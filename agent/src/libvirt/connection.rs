@@ -2,19 +2,17 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 use virt::connect::Connect;
 
 use super::error::{ConnectError, Failure};
-use super::event::CloseReason;
+use super::event::{CloseReason, Event};
 use super::ffi;
-use super::subscription::{Sink, Subscriptions};
+use super::subscription::{Subscriptions, unwatch_close, watch_close};
 
-/// Seconds between two signs of life that we ask of libvirtd when it is silent.
-const KEEPALIVE_INTERVAL_SECONDS: i32 = 5;
-
-/// How many of them may stay unanswered. A daemon that hangs for half a minute loses us; that frees the threads that wait for it.
+/// How many signs of life a silent libvirtd may owe us before the connection ends.
 const KEEPALIVE_COUNT: u32 = 5;
 
 /// The driver type of QEMU, as `virConnectGetType` names it.
@@ -40,7 +38,7 @@ pub(super) struct OpenFailure {
 ///
 /// # Errors
 /// What libvirt's client library says.
-pub(super) fn open(uri: &str) -> Result<Connect, OpenFailure> {
+pub(super) fn open(uri: &str, keepalive_interval: Duration) -> Result<Connect, OpenFailure> {
     if uri.contains('\0') {
         // virt would panic on it.
         let source = Failure { code: virt_sys::VIR_ERR_INVALID_ARG, message: "it holds a NUL character".to_owned() };
@@ -51,7 +49,8 @@ pub(super) fn open(uri: &str) -> Result<Connect, OpenFailure> {
         OpenFailure { source: error.into(), errno }
     })?;
     // A driver inside our own process has no keepalive, and needs none.
-    drop(connect.set_keep_alive(KEEPALIVE_INTERVAL_SECONDS, KEEPALIVE_COUNT));
+    let seconds = i32::try_from(keepalive_interval.as_secs()).unwrap_or(i32::MAX).max(1);
+    drop(connect.set_keep_alive(seconds, KEEPALIVE_COUNT));
     Ok(connect)
 }
 
@@ -62,14 +61,22 @@ impl Connection {
     /// Typed by what the user can do about it.
     pub(super) fn open(
         uri: &Arc<str>,
-        sink: impl FnOnce(watch::Sender<Option<CloseReason>>) -> Sink,
+        keepalive_interval: Duration,
+        events: broadcast::Sender<Event>,
     ) -> Result<Self, ConnectError> {
         let failed = |source: Failure| ConnectError::Failed { uri: Arc::clone(uri), source };
-        let connect =
-            open(uri).map_err(|failure| ConnectError::classify(Arc::clone(uri), failure.source, failure.errno))?;
+        let connect = open(uri, keepalive_interval)
+            .map_err(|failure| ConnectError::classify(Arc::clone(uri), failure.source, failure.errno))?;
         let driver = connect.driver_type().map_err(|error| failed(error.into()))?;
-        let (closed_sender, closed) = watch::channel(None);
-        let subscriptions = Subscriptions::start(&connect, &sink(closed_sender)).map_err(failed)?;
+        let (closing, closed) = watch::channel(None);
+        let on_close = move |reason| {
+            closing.send_replace(Some(reason));
+        };
+        watch_close(&connect, Box::new(on_close)).map_err(failed)?;
+        let subscriptions = Subscriptions::start(&connect, events).map_err(|failure| {
+            unwatch_close(&connect);
+            failed(failure)
+        })?;
         Ok(Self { connect, subscriptions, closed, driver })
     }
 
@@ -78,7 +85,7 @@ impl Connection {
         &self.connect
     }
 
-    /// What is behind it: `QEMU`, or `Test` for libvirt's own test driver.
+    /// What is behind it: `QEMU`, or `TEST` for libvirt's own test driver.
     pub(super) fn driver(&self) -> &str {
         &self.driver
     }
@@ -102,6 +109,7 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         self.subscriptions.end(&self.connect);
+        unwatch_close(&self.connect);
     }
 }
 

@@ -24,6 +24,7 @@ use std::pin::Pin;
 use std::ptr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use uuid::Uuid;
@@ -33,6 +34,7 @@ use super::Libvirt;
 use super::connection::{self, Connection};
 use super::error::{Error, Failure, Target};
 use super::session::Session;
+use super::subscription::{unwatch_close, watch_close};
 
 /// How much output waits for a slow reader.
 const BUFFER_LIMIT: usize = 1 << 20;
@@ -63,7 +65,7 @@ pub struct Console {
 struct Stream {
     pointer: virt_sys::virStreamPtr,
     /// Closed after the stream is freed.
-    _connect: Connect,
+    connect: Connect,
 }
 
 // SAFETY: libvirt's streams are reference-counted and locked inside; any thread may call them. https://libvirt.org/html/libvirt-libvirt-stream.html
@@ -101,9 +103,9 @@ impl Libvirt {
     /// [`Error::NoDomain`]; [`Error::Refused`] with [`Error::is_wrong_state`] when it does not run; and see [`Error`].
     pub async fn open_console(&self, uuid: Uuid) -> Result<Console, Error> {
         let inbox = Arc::new(Inbox::default());
+        let (deadline, keepalive) = (self.options().call_deadline, self.options().keepalive_interval);
         let (uri, callbacks) = (Arc::clone(self.session.shared_uri()), Arc::clone(&inbox));
-        let open = move |_: &Connection| Stream::open(&uri, uuid, callbacks);
-        let deadline = self.options().call_deadline;
+        let open = move |_: &Connection| Stream::open(&uri, keepalive, uuid, callbacks);
         let stream = self.call("open the console of", Target::Domain(uuid), deadline, open).await?;
         Ok(Console { stream: Some(stream), inbox, session: Arc::clone(&self.session) })
     }
@@ -111,15 +113,19 @@ impl Libvirt {
 
 impl Stream {
     /// Opens the console of a domain and lets its output flow into `inbox`. Blocking.
-    fn open(uri: &str, uuid: Uuid, inbox: Arc<Inbox>) -> Result<Self, Failure> {
-        let connect = connection::open(uri).map_err(|failed| failed.source)?;
-        let domain = connect.lookup_domain_by_uuid(uuid)?;
+    fn open(uri: &str, keepalive: Duration, uuid: Uuid, inbox: Arc<Inbox>) -> Result<Self, Failure> {
+        let connect = connection::open(uri, keepalive).map_err(|failed| failed.source)?;
+        // libvirt tells the connection that the daemon is gone, and not its streams.
+        let orphaned = Arc::clone(&inbox);
+        let on_close = move |reason| orphaned.end(End::Broken(Failure::internal(format!("libvirt is gone: {reason}"))));
+        watch_close(&connect, Box::new(on_close))?;
         // SAFETY: the connection is valid while `connect` lives.
         let pointer = unsafe { virt_sys::virStreamNew(connect.as_ptr(), virt_sys::VIR_STREAM_NONBLOCK) };
+        let stream = Self { pointer, connect };
         if pointer.is_null() {
             return Err(virt::error::Error::last_error().into());
         }
-        let stream = Self { pointer, _connect: connect };
+        let domain = stream.connect.lookup_domain_by_uuid(uuid)?;
         // SAFETY: domain and stream are valid while their handles live; null asks for the first console.
         let opened = unsafe { virt_sys::virDomainOpenConsole(domain.as_ptr(), ptr::null(), pointer, OPEN_FLAGS) };
         if opened < 0 {
@@ -167,12 +173,13 @@ impl Stream {
 impl Drop for Stream {
     /// Talks to the daemon, so it must happen on a thread of [`Calls`](super::calls::Calls).
     fn drop(&mut self) {
-        // SAFETY: the stream is valid and ours. Aborting one that is over or was never opened is an error that changes nothing.
+        // SAFETY: the stream is ours, or null. Aborting one that is null, over or was never opened is an error that changes nothing.
         unsafe {
             virt_sys::virStreamEventRemoveCallback(self.pointer);
             virt_sys::virStreamAbort(self.pointer);
             virt_sys::virStreamFree(self.pointer);
         }
+        unwatch_close(&self.connect);
     }
 }
 

@@ -111,7 +111,7 @@ impl Libvirt {
             let domain = connection.connect().define_domain_xml_flags(&xml, 0)?;
             Ok(DomainIdentity { uuid: domain.uuid()?, name: domain.name()? })
         };
-        self.call("define", Target::Domain(uuid), self.options().call_deadline, define).await
+        self.call("define", Target::Domain(uuid), self.options().start_deadline, define).await
     }
 
     /// Starts a defined domain from its definition. A saved memory image is thrown away, never resumed: it would bring back old memory and an old

@@ -16,7 +16,7 @@ pub struct HostFacts {
     pub uuid: Option<Uuid>,
     /// The host's architecture, such as `x86_64`.
     pub arch: String,
-    /// What is behind libvirt: `QEMU`, or `Test` for libvirt's test driver.
+    /// What is behind libvirt: `QEMU`, or `TEST` for libvirt's test driver.
     pub driver: String,
     /// The daemon's version.
     pub libvirt: Version,

@@ -47,10 +47,14 @@ pub struct LibvirtOptions {
     pub uri: String,
     /// For calls that only read or write what libvirtd itself holds.
     pub call_deadline: Duration,
-    /// For starting a guest: QEMU's own start, and 5 s more where the host name does not resolve.
+    /// For defining and starting a guest: QEMU's own start, 5 s more where the host name does not resolve, and as many for the first call to a fresh
+    /// libvirtd, which asks QEMU what it can do.
     pub start_deadline: Duration,
     /// For ending a guest's process: libvirt itself waits up to 15 s for SIGTERM and SIGKILL to take effect.
     pub destroy_deadline: Duration,
+    /// How often a silent libvirtd is asked for a sign of life, in whole seconds. After six intervals without one the connection ends, which frees the
+    /// threads that wait for it.
+    pub keepalive_interval: Duration,
 }
 
 /// A handle on libvirt. Cheap to clone; the connection closes when the last clone is dropped.
@@ -69,6 +73,7 @@ impl LibvirtOptions {
             call_deadline: Duration::from_secs(10),
             start_deadline: Duration::from_mins(1),
             destroy_deadline: Duration::from_secs(40),
+            keepalive_interval: Duration::from_secs(5),
         }
     }
 }

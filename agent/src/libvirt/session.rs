@@ -17,7 +17,6 @@ use super::connection::Connection;
 use super::error::{ConnectError, Failure};
 use super::event::{CloseReason, Event, Events};
 use super::event_loop;
-use super::subscription::Sink;
 
 /// How many events a slow receiver may lag behind. Guests can cause events (resets), so there is a limit.
 const EVENT_CAPACITY: usize = 1024;
@@ -107,10 +106,10 @@ impl Drop for Session {
 impl Shared {
     /// Opens a connection, however long it takes.
     async fn open(&self) -> Result<Arc<Connection>, ConnectError> {
-        let (uri, events) = (Arc::clone(&self.uri), self.events.clone());
+        let (uri, keepalive, events) = (Arc::clone(&self.uri), self.options.keepalive_interval, self.events.clone());
         let (answer, opened) = oneshot::channel();
         self.calls.detach(move || {
-            let connection = Connection::open(&uri, |closed| Sink { events, closed });
+            let connection = Connection::open(&uri, keepalive, events);
             // Without a receiver the connection is closed right here.
             drop(answer.send(connection));
         });

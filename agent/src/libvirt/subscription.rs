@@ -6,38 +6,61 @@ use std::ffi::{c_char, c_int, c_void};
 use std::ptr;
 use std::sync::Arc;
 
-use tokio::sync::{broadcast, watch};
+use tokio::sync::broadcast;
 use virt::connect::Connect;
 
 use super::error::Failure;
 use super::event::{CloseReason, Event, GuestEvent, GuestEventKind, IoError, IoErrorAction, Lifecycle, WatchdogAction};
 use super::ffi::{borrowed_string, domain_identity};
 
-/// Where a connection's callbacks send to.
-#[derive(Clone, Debug)]
-pub(super) struct Sink {
-    pub(super) events: broadcast::Sender<Event>,
-    pub(super) closed: watch::Sender<Option<CloseReason>>,
-}
+/// What to do when a connection ends. Called on the event loop's thread, at most once.
+pub(super) type OnClose = Box<dyn Fn(CloseReason) + Send + Sync>;
 
-/// The callbacks of one connection. They end with [`Subscriptions::end`], which must come before the connection is closed: each holds a reference to it.
+/// The callbacks for events of domains. They end with [`Subscriptions::end`], which must come before the connection is closed: each holds a reference to it.
 #[derive(Debug)]
 pub(super) struct Subscriptions {
     ids: Vec<c_int>,
 }
 
+/// Where the events go.
+type Sink = broadcast::Sender<Event>;
+
 type GenericCallback = unsafe extern "C" fn(virt_sys::virConnectPtr, virt_sys::virDomainPtr, *mut c_void);
 
+/// Calls `on_close` when the daemon is gone. A driver inside our own process never calls it. It ends with [`unwatch_close`], for the same reason.
+///
+/// # Errors
+/// When libvirt refuses the callback.
+pub(super) fn watch_close(connect: &Connect, on_close: OnClose) -> Result<(), Failure> {
+    // A box in a box, because the callback gets one thin pointer.
+    let opaque = Box::into_raw(Box::new(on_close)).cast();
+    // SAFETY: the connection is valid while `connect` lives. libvirt owns `opaque` from here on, and gives it back to `free_on_close`.
+    let answer = unsafe {
+        virt_sys::virConnectRegisterCloseCallback(connect.as_ptr(), Some(closed), opaque, Some(free_on_close))
+    };
+    if answer < 0 {
+        let failure = virt::error::Error::last_error().into();
+        // SAFETY: a refused registration has not taken `opaque`.
+        unsafe { free_on_close(opaque) };
+        return Err(failure);
+    }
+    Ok(())
+}
+
+/// Gives the callback of [`watch_close`] back.
+pub(super) fn unwatch_close(connect: &Connect) {
+    // SAFETY: the connection is valid; without such a callback this is an error that changes nothing.
+    unsafe { virt_sys::virConnectUnregisterCloseCallback(connect.as_ptr(), Some(closed)) };
+}
+
 impl Subscriptions {
-    /// Asks for everything that [`Event`] can say.
+    /// Asks for everything that [`Event`] can say about guests.
     ///
     /// # Errors
     /// When libvirt refuses one of the callbacks; then none is left.
-    pub(super) fn start(connect: &Connect, sink: &Sink) -> Result<Self, Failure> {
-        let sink = Arc::new(sink.clone());
+    pub(super) fn start(connect: &Connect, sink: Sink) -> Result<Self, Failure> {
         let mut subscriptions = Self { ids: Vec::new() };
-        let begun = close_callback(connect, &sink).and_then(|()| subscriptions.add_all(connect, &sink));
-        if let Err(failure) = begun {
+        if let Err(failure) = subscriptions.add_all(connect, &Arc::new(sink)) {
             subscriptions.end(connect);
             return Err(failure);
         }
@@ -83,23 +106,7 @@ impl Subscriptions {
             // SAFETY: the connection is valid while `connect` lives, and the id came from it.
             unsafe { virt_sys::virConnectDomainEventDeregisterAny(connect.as_ptr(), id) };
         }
-        // SAFETY: the connection is valid; without such a callback this is an error that changes nothing.
-        unsafe { virt_sys::virConnectUnregisterCloseCallback(connect.as_ptr(), Some(on_close)) };
     }
-}
-
-fn close_callback(connect: &Connect, sink: &Arc<Sink>) -> Result<(), Failure> {
-    let opaque = Arc::into_raw(Arc::clone(sink)).cast_mut().cast();
-    // SAFETY: the connection is valid while `connect` lives. libvirt owns `opaque` from here on, and gives it back to `free_sink`.
-    let answer =
-        unsafe { virt_sys::virConnectRegisterCloseCallback(connect.as_ptr(), Some(on_close), opaque, Some(free_sink)) };
-    if answer < 0 {
-        let failure = virt::error::Error::last_error().into();
-        // SAFETY: a refused registration has not taken `opaque`.
-        unsafe { free_sink(opaque) };
-        return Err(failure);
-    }
-    Ok(())
 }
 
 /// The sink behind a callback's `opaque`.
@@ -119,7 +126,7 @@ unsafe fn send(domain: virt_sys::virDomainPtr, opaque: *mut c_void, kind: GuestE
     // SAFETY: the caller vouches for both.
     let (sink, identity) = unsafe { (sink(opaque), domain_identity(domain)) };
     if let Some((uuid, name)) = identity {
-        drop(sink.events.send(Event::Guest(GuestEvent { uuid, name, kind })));
+        drop(sink.send(Event::Guest(GuestEvent { uuid, name, kind })));
     }
 }
 
@@ -128,10 +135,15 @@ unsafe extern "C" fn free_sink(opaque: *mut c_void) {
     drop(unsafe { Arc::from_raw(opaque.cast::<Sink>().cast_const()) });
 }
 
-unsafe extern "C" fn on_close(_connect: virt_sys::virConnectPtr, reason: c_int, opaque: *mut c_void) {
-    // SAFETY: `opaque` is the one that was registered with this callback.
-    let sink = unsafe { sink(opaque) };
-    sink.closed.send_replace(Some(CloseReason::from_raw(reason.cast_unsigned())));
+unsafe extern "C" fn free_on_close(opaque: *mut c_void) {
+    // SAFETY: libvirt calls this once for the `opaque` that it was given, which came from `Box::into_raw`.
+    drop(unsafe { Box::from_raw(opaque.cast::<OnClose>()) });
+}
+
+unsafe extern "C" fn closed(_connect: virt_sys::virConnectPtr, reason: c_int, opaque: *mut c_void) {
+    // SAFETY: `opaque` is the one that was registered with this callback, and is freed only after it.
+    let on_close = unsafe { &*opaque.cast::<OnClose>() };
+    on_close(CloseReason::from_raw(reason.cast_unsigned()));
 }
 
 unsafe extern "C" fn on_lifecycle(
