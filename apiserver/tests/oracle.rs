@@ -1,4 +1,4 @@
-//! Schemas, selectors and strategic merge patches against what Kubernetes' own Go packages (v0.36.0) answer.
+//! Schemas, selectors, printer columns and strategic merge patches against what Kubernetes' own Go packages (v0.36.0) answer.
 //!
 //! `testdata/oracle.json` holds questions and answers; `cd testdata/oracle && go run . ../oracle.json` asks again.
 //! The order of causes is not compared: it is random in the real server. Nor is that of list elements after a strategic
@@ -11,6 +11,7 @@ use apiserver::patch::{PatchType, apply_patch};
 use apiserver::schema::ResourceSchema;
 use apiserver::schema::builtin::Builtin;
 use apiserver::selector::{FieldSelector, LabelSelector, SelectableFields};
+use apiserver::table::{IncludeObject, TableColumns, human_duration};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use serde_json::{Value, json};
 
@@ -18,16 +19,19 @@ fn oracle() -> Value {
     serde_json::from_str(include_str!("../testdata/oracle.json")).expect("the oracle's file is JSON")
 }
 
-fn schema(oracle: &Value) -> ResourceSchema {
-    let crd: CustomResourceDefinition = serde_json::from_value(json!({
+fn crd(schema: &Value, columns: &Value) -> CustomResourceDefinition {
+    serde_json::from_value(json!({
         "metadata": {"name": "widgets.example.io"},
         "spec": {
             "group": "example.io", "scope": "Namespaced", "names": {"kind": "Widget", "plural": "widgets"},
-            "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": oracle["schema"]}}],
+            "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": schema}, "additionalPrinterColumns": columns}],
         },
     }))
-    .expect("the document is a CRD");
-    ResourceSchema::compile(&crd, "v1").expect("the oracle compiled this schema too")
+    .expect("the document is a CRD")
+}
+
+fn schema(oracle: &Value) -> ResourceSchema {
+    ResourceSchema::compile(&crd(&oracle["schema"], &json!([])), "v1").expect("the oracle compiled this schema too")
 }
 
 fn lines(causes: &[Cause]) -> Vec<String> {
@@ -110,6 +114,25 @@ fn selectors_parse_print_and_fail_alike() {
     for entry in oracle["fields"].as_array().unwrap() {
         let ours = FieldSelector::parse(entry["text"].as_str().unwrap(), &fields);
         check(entry, ours.map(|s| s.to_string()).map_err(|e| e.to_string()));
+    }
+    assert_none(&differences);
+}
+
+#[test]
+fn cells_and_durations_print_alike() {
+    let oracle = oracle();
+    let now = jiff::Timestamp::UNIX_EPOCH;
+    let mut differences = Vec::new();
+    for entry in oracle["cells"].as_array().unwrap() {
+        let column = json!({"name": "x", "type": entry["type"], "jsonPath": entry["path"]});
+        let columns = TableColumns::of_crd(&crd(&oracle["schema"], &json!([column])), "v1");
+        let table = columns.render([&oracle["item"]], &json!({}), IncludeObject::None, true, now);
+        let what = json!([entry["path"], entry["type"]]);
+        compare(&mut differences, &what, &table["rows"][0]["cells"][1], &entry["cell"]);
+    }
+    for entry in oracle["durations"].as_array().unwrap() {
+        let ours = Value::from(human_duration(entry["seconds"].as_i64().unwrap()));
+        compare(&mut differences, &entry["seconds"], &ours, &entry["text"]);
     }
     assert_none(&differences);
 }

@@ -77,6 +77,10 @@ pub(super) fn schemas(resources: &[ServedResource<'_>]) -> Map<String, Value> {
         }
         if let Some(schema) = schemas.get_mut(&component) {
             set(schema, GVK, json!([resource.gvk()]));
+            // k8s-openapi's structs always have it; clients may leave it out.
+            if let Some(required) = schema.get_mut("required").and_then(Value::as_array_mut) {
+                required.retain(|name| name != "metadata");
+            }
         }
         schemas.insert(format!("{component}List"), list_schema(resource, &component));
     }

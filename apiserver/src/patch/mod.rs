@@ -3,14 +3,12 @@
 //! Merge patch (RFC 7386) and JSON patch (RFC 6902) for everything, strategic merge patch for built-in kinds only:
 //! <https://kubernetes.io/docs/reference/using-api/api-concepts/#patch-and-apply>. Server-side apply is not offered.
 
+mod json;
 mod strategic;
 
 use serde_json::Value;
 
 use crate::schema::builtin::Builtin;
-
-/// Operations that one JSON patch may hold, the real server's limit.
-const MAX_OPERATIONS: usize = 10_000;
 
 const JSON: &str = "application/json-patch+json";
 const MERGE: &str = "application/merge-patch+json";
@@ -43,7 +41,7 @@ pub enum PatchError {
         message: String,
     },
     /// Too many operations in one JSON patch.
-    #[error("The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {got}")]
+    #[error("The allowed maximum operations in a JSON patch is {}, got {got}", json::MAX_OPERATIONS)]
     TooLarge {
         /// Operations found.
         got: usize,
@@ -110,14 +108,7 @@ pub fn apply_patch(
     match patch_type {
         PatchType::Json => {
             let patch: json_patch::Patch = serde_json::from_slice(body).map_err(decode)?;
-            if patch.0.len() > MAX_OPERATIONS {
-                return Err(PatchError::TooLarge { got: patch.0.len() });
-            }
-            let mut patched = object.clone();
-            // Unsafe means: not undone on failure. The copy is thrown away then.
-            json_patch::patch_unsafe(&mut patched, &patch.0)
-                .map_err(|e| PatchError::Rejected { message: e.to_string() })?;
-            Ok(patched)
+            json::apply(object, &patch.0)
         }
         PatchType::Merge => {
             let patch = decode_object(body)?;

@@ -101,6 +101,23 @@ fn json_patch_applies_whole_or_not_at_all() {
     }
 }
 
+#[test]
+fn a_json_patch_cannot_blow_an_object_up() {
+    let object = json!({"data": {"a": "x", "list": ["x"]}});
+    let copy = json!({"op": "copy", "from": "/data/list", "path": "/data/list/-"});
+    let doubling: Vec<_> = std::iter::repeat_n(&copy, 40).collect();
+    let nested = (0..90).fold(json!(1), |inner, _| json!([inner]));
+    let path = |depth: usize| format!("/data{}", "/0".repeat(depth));
+    let deepening = json!([
+        {"op": "replace", "path": "/data", "value": nested}, {"op": "replace", "path": path(89), "value": nested},
+    ]);
+    let many = vec![json!({"op": "test", "path": "/data/a", "value": "x"}); 10_001];
+    for (patch, code) in [(json!(doubling), 422), (deepening, 422), (json!(many), 413)] {
+        let error = apply_patch(PatchType::Json, patch.to_string().as_bytes(), &object, None).unwrap_err();
+        assert_eq!(error.code(), code, "{error:?}");
+    }
+}
+
 fn value() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         any::<bool>().prop_map(Value::from),

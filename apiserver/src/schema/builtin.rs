@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 use super::metadata::{NameRule, validate_metadata, validate_metadata_update};
-use super::unknown::unknown_fields;
+use super::unknown::{TypeError, round_trip, unknown_fields};
 use crate::admission::Cause;
 
 /// All of the data of a Secret or ConfigMap, in bytes.
@@ -41,11 +41,12 @@ pub enum Builtin {
 
 /// An object that is not of the shape of its kind: 400 BadRequest.
 #[derive(Debug, thiserror::Error)]
-#[error("{kind} in version \"{version}\" cannot be handled as a {kind}: {source}")]
+#[error("{kind} in version \"{version}\" cannot be handled as a {kind}: {cause}")]
 pub struct DecodeError {
     kind: &'static str,
     version: &'static str,
-    source: serde_json::Error,
+    /// Not a `source`: the real server's text, which clients see, has it in one line.
+    cause: TypeError,
 }
 
 impl Builtin {
@@ -173,9 +174,8 @@ impl Builtin {
     }
 
     fn round_trip<T: DeserializeOwned + Serialize>(self, object: &mut Value) -> Result<Vec<String>, DecodeError> {
-        let error = |source| DecodeError { kind: self.kind(), version: self.version(), source };
-        let typed: T = serde_json::from_value(object.clone()).map_err(error)?;
-        let kept = serde_json::to_value(&typed).map_err(error)?;
+        let error = |cause| DecodeError { kind: self.kind(), version: self.version(), cause };
+        let kept = round_trip::<T>(object).map_err(error)?;
         let mut unknown = Vec::new();
         unknown_fields(object, &kept, "", &mut unknown);
         unknown.sort();

@@ -7,7 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::{Map, Value};
 
 use super::names::{dns_label_errors, dns_subdomain_errors, label_key_errors, label_value_errors};
-use super::unknown::unknown_fields;
+use super::unknown::{round_trip, unknown_fields};
 use crate::admission::Cause;
 
 /// Keys and values of all annotations together, in bytes.
@@ -33,9 +33,8 @@ pub(crate) fn coerce_metadata(object: &mut Value) -> Result<Vec<String>, Cause> 
     if metadata.is_null() {
         return Ok(Vec::new());
     }
-    let typed: ObjectMeta = serde_json::from_value(metadata.clone())
+    let coerced = round_trip::<ObjectMeta>(metadata)
         .map_err(|source| Cause::invalid("metadata", metadata, source.to_string()))?;
-    let coerced = serde_json::to_value(&typed).unwrap_or(Value::Null);
     let mut unknown = Vec::new();
     unknown_fields(metadata, &coerced, "metadata", &mut unknown);
     *metadata = coerced;

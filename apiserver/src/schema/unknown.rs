@@ -1,6 +1,20 @@
-//! Fields that a typed round trip lost: what a built-in kind's decoder does not know.
+//! Typed round trips, and the fields that they lose: what a built-in kind's decoder does not know.
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
+
+/// A field of the wrong type, with its path.
+pub(crate) type TypeError = serde_path_to_error::Error<serde_json::Error>;
+
+/// `value` as `T` writes it.
+///
+/// # Errors
+/// If `value` cannot be read as `T`.
+pub(crate) fn round_trip<T: DeserializeOwned + Serialize>(value: &Value) -> Result<Value, TypeError> {
+    let typed: T = serde_path_to_error::deserialize(value)?;
+    serde_path_to_error::serialize(&typed, serde_json::value::Serializer)
+}
 
 /// Appends to `unknown` the paths in `sent` (at `path`) that `kept` no longer has. Nulls and empty containers count as
 /// kept: a typed round trip may drop them.

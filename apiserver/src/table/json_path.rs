@@ -2,7 +2,7 @@
 //!
 //! <https://kubernetes.io/docs/reference/kubectl/jsonpath/>. The server admits only such simple paths for columns.
 
-use serde_json::Value;
+use serde_json::{Number, Value};
 
 /// A parsed path. The default finds nothing.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -37,7 +37,7 @@ impl JsonPath {
                 rest = tail;
             } else {
                 let tail = rest.strip_prefix('.').unwrap_or(rest);
-                let (name, tail) = parse_name(tail);
+                let (name, tail) = parse_name(tail, |c| c == '.' || c == '[');
                 match name.as_str() {
                     "" if tail.is_empty() && steps.is_empty() => {}
                     "" => return None,
@@ -66,19 +66,29 @@ impl JsonPath {
     pub(super) fn cell(&self, item: &Value, kind: &str) -> Value {
         let Some(found) = self.first(item) else { return Value::Null };
         match (kind, found) {
-            (_, Value::Null) => Value::Null,
+            // What Go's templates print for nil.
+            ("string", Value::Null) => Value::from("<no value>"),
             ("string", Value::String(_)) => found.clone(),
+            ("string", Value::Number(n)) => Value::from(printed_number(n).to_string()),
             ("string", other) => Value::from(other.to_string()),
-            ("integer", Value::Number(n)) if n.is_f64() => {
-                // As the real server: cut, not rounded.
-                #[expect(clippy::cast_possible_truncation, reason = "`as` saturates, and a cell is only printed")]
-                let cut = n.as_f64().map(|f| f as i64);
-                cut.map_or(Value::Null, Value::from)
-            }
-            ("integer" | "number", Value::Number(_)) | ("boolean", Value::Bool(_)) => found.clone(),
+            ("integer", Value::Number(n)) => cut(n).map_or(Value::Null, Value::from),
+            ("number", Value::Number(n)) => Value::Number(printed_number(n)),
+            ("boolean", Value::Bool(_)) => found.clone(),
             _ => Value::Null,
         }
     }
+}
+
+/// The whole part of a number: the real server cuts, it does not round.
+fn cut(number: &Number) -> Option<i64> {
+    #[expect(clippy::cast_possible_truncation, reason = "`as` saturates, and a cell is only printed")]
+    number.as_i64().or_else(|| number.as_f64().map(|f| f as i64))
+}
+
+/// A float without fraction is printed as an integer, as Go does.
+fn printed_number(number: &Number) -> Number {
+    let is_whole = number.as_f64().is_some_and(|f| f.fract() == 0.0 && f.abs() < 1e15);
+    cut(number).filter(|_| is_whole).map_or_else(|| number.clone(), Number::from)
 }
 
 impl Step {
@@ -140,7 +150,7 @@ fn parse_bracket(inner: &str) -> Option<Step> {
         return Some(Step::All);
     }
     if let Some(name) = unquote(inner) {
-        return Some(Step::Name(name.to_owned()));
+        return Some(Step::Name(parse_name(name, |_| false).0));
     }
     if let Some(filter) = inner.strip_prefix("?(").and_then(|f| f.strip_suffix(')')) {
         return parse_filter(filter);
@@ -168,8 +178,8 @@ fn unquote(text: &str) -> Option<&str> {
     ['\'', '"'].into_iter().find_map(|q| text.strip_prefix(q)?.strip_suffix(q))
 }
 
-/// A name up to the next `.` or `[`; a backslash keeps the character after it.
-fn parse_name(text: &str) -> (String, &str) {
+/// A name up to where it ends, and the rest; a backslash keeps the character after it.
+fn parse_name(text: &str, is_end: impl Fn(char) -> bool) -> (String, &str) {
     let mut name = String::new();
     let mut is_escaped = false;
     for (index, c) in text.char_indices() {
@@ -179,7 +189,7 @@ fn parse_name(text: &str) -> (String, &str) {
                 is_escaped = false;
             }
             '\\' => is_escaped = true,
-            '.' | '[' => return (name, text.get(index..).unwrap_or_default()),
+            c if is_end(c) => return (name, text.get(index..).unwrap_or_default()),
             _ => name.push(c),
         }
     }
@@ -217,7 +227,8 @@ mod tests {
             (".status.flag", "boolean", json!(true)),
             (".status.flag", "string", json!("true")),
             (".status.flag", "integer", json!(null)),
-            (".status.nothing", "string", json!(null)),
+            (".status.nothing", "string", json!("<no value>")),
+            (".metadata.labels['kubevirt\\.io/nodeName']", "string", json!("n1")),
             (".status.map", "string", json!("{\"a\":1}")),
             (".missing.deep", "string", json!(null)),
         ];

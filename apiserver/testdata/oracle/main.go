@@ -10,6 +10,7 @@ import (
 	"context"
 	"encoding/json"
 	"os"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apiextensions-apiserver/pkg/apis/apiextensions"
@@ -21,8 +22,11 @@ import (
 	"k8s.io/apiextensions-apiserver/pkg/apiserver/schema/listtype"
 	"k8s.io/apiextensions-apiserver/pkg/apiserver/schema/pruning"
 	"k8s.io/apiextensions-apiserver/pkg/apiserver/validation"
+	"k8s.io/apiextensions-apiserver/pkg/registry/customresource/tableconvertor"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
+	durationutil "k8s.io/apimachinery/pkg/util/duration"
 	utiljson "k8s.io/apimachinery/pkg/util/json"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -37,6 +41,21 @@ type file struct {
 	Labels    []selector      `json:"labels"`
 	Fields    []selector      `json:"fields"`
 	Strategic []strategic     `json:"strategic"`
+	Item      json.RawMessage `json:"item"`
+	Cells     []cell          `json:"cells"`
+	Durations []duration      `json:"durations"`
+}
+
+// A printer column over the item of the file.
+type cell struct {
+	Path string      `json:"path"`
+	Type string      `json:"type"`
+	Cell interface{} `json:"cell"`
+}
+
+type duration struct {
+	Seconds int64  `json:"seconds"`
+	Text    string `json:"text"`
 }
 
 type create struct {
@@ -128,7 +147,25 @@ func main() {
 			s.Patched = patched
 		}
 	}
+	answerCells(&f)
 	write(os.Args[1], f)
+}
+
+func answerCells(f *file) {
+	item := &unstructured.Unstructured{Object: decode(f.Item)}
+	for i := range f.Cells {
+		c := &f.Cells[i]
+		columns := []apiextensionsv1.CustomResourceColumnDefinition{{Name: "x", Type: c.Type, JSONPath: c.Path}}
+		convertor, err := tableconvertor.New(columns)
+		must(err)
+		table, err := convertor.ConvertToTable(context.Background(), item, nil)
+		must(err)
+		c.Cell = table.Rows[0].Cells[1]
+	}
+	for i := range f.Durations {
+		d := &f.Durations[i]
+		d.Text = durationutil.HumanDuration(time.Duration(d.Seconds) * time.Second)
+	}
 }
 
 // As Validate and ValidateUpdate of the customResourceStrategy, without metadata.
@@ -192,6 +229,9 @@ func write(path string, f file) {
 	section(&out, "labels", f.Labels, line)
 	section(&out, "fields", f.Fields, line)
 	section(&out, "strategic", f.Strategic, line)
+	out.WriteString(",\n\"item\": " + line(f.Item))
+	section(&out, "cells", f.Cells, line)
+	section(&out, "durations", f.Durations, line)
 	out.WriteString("\n}\n")
 	must(os.WriteFile(path, out.Bytes(), 0o644))
 }
