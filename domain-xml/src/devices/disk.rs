@@ -7,7 +7,8 @@
 //!   KubeVirt v0.5.0's libvirt made of it. A drive on usb cannot be empty ("'usb' disk must not be empty") and keeps its medium; its guest sees a
 //!   plain disk, since QEMU has no USB CD-ROM.
 //! - libvirt refuses to define hard disks that are read-only on sata and ide, more than 4 devices on ide, and more than 2 floppies.
-//! - Aliases of 72 characters, 30 virtio, 20 scsi and 7 sata disks, and a mix of all three start.
+//! - Aliases of 71 characters, 200 virtio disks, 256 on scsi, and 256 on all buses together start; 256 on virtio are more than q35 has PCI slots for.
+//! - A write that finds the host's disk full pauses the guest (`paused (I/O error)`, `domblkerror`: no space) on virtio, sata, scsi and usb.
 
 use std::ops::AddAssign as _;
 
