@@ -22,6 +22,8 @@ mount --bind "$dir/log" /var/log
 mkdir -p /var/log/libvirt /var/cache/libvirt
 mount --bind "$cache" /var/cache/libvirt
 mount --bind "$dir/run" /run
+# Where QEMU's user may not open /dev/kvm (its group has another number here), libvirt asks QEMU anew what it can do at each call, for a second and more.
+[ ! -e /dev/kvm ] || printf 'group = "+%s"\n' "$(stat -c %g /dev/kvm)" >> "$dir/etc/qemu.conf"
 virtlogd -d
 
 pid=
