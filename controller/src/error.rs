@@ -34,17 +34,20 @@ pub enum ControllerError {
     },
 }
 
-/// An error and its causes in one line. A source that its error's text already ends with is not repeated.
+/// An error and its causes in one line. A cause whose text is part of what is there already is not repeated, and only the first line of each is
+/// taken: parsers add drawings of their input.
 pub fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
+    let mut text = String::new();
+    let mut next = Some(error);
+    while let Some(cause) = next {
         let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
+        let line = cause_text.lines().next().unwrap_or_default();
+        if !text.contains(line) {
+            let separator = if text.is_empty() { "" } else { ": " };
             // Writing into a String cannot fail.
-            let _ = write!(text, ": {cause_text}");
+            let _ = write!(text, "{separator}{line}");
         }
-        source = cause.source();
+        next = cause.source();
     }
     text
 }
@@ -54,5 +57,26 @@ pub(crate) fn api_message(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) if !status.message.is_empty() => status.message.clone(),
         other => chain(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Error)]
+    #[error("outer: {source}")]
+    struct Repeats {
+        source: Inner,
+    }
+
+    #[derive(Debug, Error)]
+    #[error("inner\n  ^ drawing")]
+    struct Inner(#[source] std::fmt::Error);
+
+    #[test]
+    fn a_chain_is_one_line_and_says_nothing_twice() {
+        let error = Repeats { source: Inner(std::fmt::Error) };
+        assert_eq!(chain(&error), format!("outer: inner: {}", std::fmt::Error));
     }
 }

@@ -12,6 +12,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
+/// kube logs an error that it also returns, and that we print or log with what it was about.
+const DEFAULT_LOG: &str = "info,kube_client::client::builder=off";
+
 /// Turns OfflineVirtualMachines into VirtualMachines, and finds nodes for them.
 #[derive(Debug, Parser)]
 #[command(name = "ovm-controller", version)]
@@ -23,10 +26,10 @@ struct Flags {
     #[arg(long, env = "OVM_NETWORK", default_value = "user")]
     network: Network,
     /// Model of the guests' network card, such as e1000 or virtio.
-    #[arg(long, env = "OVM_NIC_MODEL", default_value_t = NicModel::default())]
+    #[arg(long, env = "OVM_NIC_MODEL", value_name = "MODEL", default_value_t)]
     nic_model: NicModel,
     /// What to log: error, warn, info, debug, or a filter such as controller=debug,info.
-    #[arg(long, env = "OVM_LOG", default_value = "info")]
+    #[arg(long, env = "OVM_LOG", default_value = DEFAULT_LOG)]
     log: String,
 }
 
@@ -48,12 +51,12 @@ async fn serve(flags: Flags) -> anyhow::Result<()> {
     let cancel = CancellationToken::new();
     tokio::spawn(cancel_on_signal(cancel.clone())?);
     let options = ControllerOptions { network: flags.network, nic_model: flags.nic_model };
-    run(options, client, cancel).await.with_context(|| format!("API server {server}"))
+    run(options, client, cancel).await.with_context(|| format!("cannot work with the API server at {server}"))
 }
 
 async fn load_config(path: Option<PathBuf>) -> anyhow::Result<Config> {
     let Some(path) = path else {
-        return Config::infer().await.context("find an API server: give --kubeconfig FILE, or set OVM_KUBECONFIG");
+        return Config::infer().await.context("no API server: give --kubeconfig FILE, or set OVM_KUBECONFIG");
     };
     let says = || format!("kubeconfig {}", path.display());
     let kubeconfig = Kubeconfig::read_from(&path).with_context(says)?;

@@ -1,0 +1,56 @@
+//! What `ovm-controller` says when it cannot start: one line that names the cause, and exit code 1.
+
+use std::process::{Command, Output};
+
+fn controller(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_ovm-controller"))
+        .args(arguments)
+        .env_clear()
+        .env("HOME", "/nonexistent")
+        .output()
+        .unwrap()
+}
+
+fn kubeconfig(directory: &tempfile::TempDir, text: &str) -> String {
+    let path = directory.path().join("kubeconfig");
+    std::fs::write(&path, text).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn it_says_in_one_line_why_it_cannot_start() {
+    let directory = tempfile::tempdir().unwrap();
+    let nobody_listens = "\
+        apiVersion: v1\n\
+        clusters: [{name: c, cluster: {server: \"https://127.0.0.1:1\"}}]\n\
+        contexts: [{name: c, context: {cluster: c, user: u}}]\n\
+        current-context: c\n\
+        users: [{name: u, user: {}}]\n";
+    let cases = [
+        (Some("not: [yaml"), "kubeconfig"),
+        (Some("apiVersion: v1"), "failed to determine current context"),
+        (Some(nobody_listens), "cannot work with the API server at https://127.0.0.1:1/"),
+        (None, "No such file or directory"),
+    ];
+    for (text, expected) in cases {
+        let path = text.map_or("/nonexistent/kubeconfig".to_owned(), |text| kubeconfig(&directory, text));
+        let output = controller(&["--kubeconfig", &path]);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+        assert!(said.starts_with("ovm-controller: ") && said.contains(expected), "{said}");
+    }
+}
+
+#[test]
+fn it_says_how_to_name_an_api_server() {
+    let said = String::from_utf8(controller(&[]).stderr).unwrap();
+    assert!(said.contains("--kubeconfig FILE") && said.contains("OVM_KUBECONFIG"), "{said}");
+}
+
+#[test]
+fn a_network_that_is_none_is_refused() {
+    let output = controller(&["--network", "wifi"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("libvirt:NAME"));
+}
