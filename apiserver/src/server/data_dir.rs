@@ -1,4 +1,4 @@
-//! The data directory: made private, and held by one process at a time.
+//! The data directory: made where it is missing, and held by one process at a time.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{Read, Seek, Write};
@@ -20,13 +20,14 @@ pub(crate) struct DataDir {
 }
 
 impl DataDir {
-    /// Makes the directory (0700) where it is missing, and takes its lock.
+    /// Makes the directory where it is missing, and takes its lock. Others may pass through it (0711), for what its owner keeps there for other
+    /// users; what is secret is a file of 0600 or in a directory of 0700.
     pub(crate) fn lock(path: &Path) -> Result<Self, StartError> {
         let unusable = |path: &Path| {
             let path = path.to_owned();
             move |source| StartError::DataDir { path, source }
         };
-        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(unusable(path))?;
+        DirBuilder::new().recursive(true).mode(0o711).create(path).map_err(unusable(path))?;
         let path = fs::canonicalize(path).map_err(unusable(path))?;
         let lock_path = path.join(LOCK_FILE);
         let file = OpenOptions::new()

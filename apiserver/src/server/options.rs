@@ -11,7 +11,7 @@ use crate::admission::{Admission, AdmitAll};
 /// Settings of a server.
 #[derive(Clone)]
 pub struct Options {
-    /// Directory of store, certificates, lock file and kubeconfig; made (0700) where it is missing.
+    /// Directory of store, certificates, lock file and kubeconfig; made (0711) where it is missing.
     pub data_dir: PathBuf,
     /// Address to listen on; port 0 takes a free one.
     pub listen: SocketAddr,

@@ -1,5 +1,7 @@
 //! Tables of the store, and how a file gets them.
 
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use rusqlite::{Connection, OpenFlags};
@@ -34,6 +36,8 @@ const MIGRATIONS: &[&str] = &["
 
 /// Opens the file for the writer, making it where it is missing.
 pub(super) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
+    // Made here, for it holds secrets, and SQLite gives the files beside it the same mode. Where this fails SQLite fails too, and says why.
+    let _made = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
     let open = || {
         let connection = Connection::open(path)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
@@ -83,4 +87,24 @@ pub(super) fn meta(connection: &Connection, key: &str) -> rusqlite::Result<u64> 
     let value: i64 =
         connection.prepare_cached("SELECT value FROM meta WHERE key = ?1")?.query_row([key], |row| row.get(0))?;
     Ok(value.unsigned_abs())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn the_store_is_its_owners_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store.db");
+        let connection = open_writer(&path).unwrap();
+        connection.execute_batch(MIGRATIONS[0]).unwrap();
+        for entry in fs::read_dir(folder.path()).unwrap() {
+            let entry = entry.unwrap();
+            assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{}", entry.path().display());
+        }
+    }
 }
