@@ -16,6 +16,10 @@ const MAX_ELEMENTS: usize = 256;
 const MAX_USER_DATA_BYTES: usize = 2048;
 /// Sizes of disks are whole sectors.
 const SECTOR_BYTES: u64 = 512;
+/// A machine has one floppy controller, with two drives.
+const MAX_FLOPPIES: usize = 2;
+/// An i440fx machine has two IDE channels, with two devices each.
+const MAX_IDE: usize = 4;
 /// Longest image name that registries take: host, path, tag and digest.
 const MAX_IMAGE_NAME: usize = 512;
 
@@ -160,6 +164,7 @@ pub(super) fn disks(
     }
     let mut names = BTreeMap::new();
     let mut used = BTreeMap::new();
+    let mut room = Room { floppies: MAX_FLOPPIES, ide: MAX_IDE };
     let mut validated = Vec::with_capacity(list.len());
     for (index, disk) in list.iter().enumerate() {
         let field = format!("{base}[{index}]");
@@ -185,6 +190,10 @@ pub(super) fn disks(
         }
         let source = volume.and_then(|index| volumes.get(index));
         let device = device(disk, source, &field, machine, faults);
+        if let Some(device) = device {
+            room.take(device, &field, faults);
+            refusals(device, &field, faults);
+        }
         if let (Some(device), Some(volume)) = (device, volume) {
             validated.push(ValidatedDisk { name: disk.name.clone(), volume, device });
         }
@@ -236,6 +245,44 @@ fn device(
     let wire = disk.disk.clone().unwrap_or_default();
     let bus = bus(wire.bus.as_ref(), &format!("{field}.disk"), machine, DiskBus::ALL, faults);
     Some(DiskDevice::Disk { bus: bus.unwrap_or(default_bus), readonly: wire.readonly.unwrap_or(false) })
+}
+
+/// Places that are left for devices of a kind that cannot have more.
+struct Room {
+    floppies: usize,
+    ide: usize,
+}
+
+impl Room {
+    /// Takes the place of one device.
+    fn take(&mut self, device: DiskDevice, field: &str, faults: &mut Faults) {
+        let (left, limit, what) = match device {
+            DiskDevice::Floppy { .. } => (&mut self.floppies, MAX_FLOPPIES, "floppy drives"),
+            DiskDevice::Disk { bus: DiskBus::Ide, .. } | DiskDevice::Cdrom { bus: DiskBus::Ide, .. } => {
+                (&mut self.ide, MAX_IDE, "IDE devices")
+            }
+            DiskDevice::Disk { .. } | DiskDevice::Lun { .. } | DiskDevice::Cdrom { .. } => return,
+        };
+        match left.checked_sub(1) {
+            Some(rest) => *left = rest,
+            None => faults.invalid(field, format!("{field} is one too many: a machine has at most {limit} {what}.")),
+        }
+    }
+}
+
+/// Settings that libvirt refuses on a bus.
+fn refusals(device: DiskDevice, field: &str, faults: &mut Faults) {
+    match device {
+        DiskDevice::Disk { bus: bus @ (DiskBus::Sata | DiskBus::Ide), readonly: true } => {
+            let field = format!("{field}.disk.readonly");
+            faults.invalid(&field, format!("{field} cannot be true on bus '{bus}'; use bus virtio, scsi or usb."));
+        }
+        DiskDevice::Cdrom { bus: DiskBus::Usb, tray: Tray::Open, .. } => {
+            let field = format!("{field}.cdrom.tray");
+            faults.invalid(&field, format!("{field} cannot be open on bus 'usb'; use bus sata or scsi."));
+        }
+        DiskDevice::Disk { .. } | DiskDevice::Lun { .. } | DiskDevice::Floppy { .. } | DiskDevice::Cdrom { .. } => {}
+    }
 }
 
 fn bus(

@@ -179,6 +179,43 @@ fn values_that_no_guest_could_have() {
 }
 
 #[test]
+fn devices_that_libvirt_refuses() {
+    let build = |machine: &str, targets: &[Value]| {
+        let disks = targets.iter().enumerate().map(|(i, target)| {
+            let mut disk = json!({"name": format!("d{i}"), "volumeName": format!("v{i}")});
+            disk.as_object_mut().unwrap().extend(target.as_object().unwrap().clone());
+            disk
+        });
+        let mut spec = with("/domain/devices/disks", Value::Array(disks.collect()));
+        spec["domain"]["machine"]["type"] = json!(machine);
+        let volume = |i| json!({"name": format!("v{i}"), "emptyDisk": {"capacity": "1Mi"}});
+        spec["volumes"] = (0..targets.len()).map(volume).collect();
+        spec
+    };
+    let field = |index: usize, rest: &str| format!("{DISKS}[{index}]{rest}");
+    let floppies = vec![json!({"floppy": {}}); 3];
+    assert!(check(build("", &floppies[..2])).is_ok());
+    let one_too_many = |i, rest: &str| format!("{} is one too many: a machine has at most {rest}.", field(i, ""));
+    refused(build("", &floppies), &field(2, ""), &one_too_many(2, "2 floppy drives"));
+    let ide = vec![json!({"disk": {"bus": "ide"}}); 5];
+    assert!(check(build("pc", &ide[..4])).is_ok());
+    refused(build("pc", &ide), &field(4, ""), &one_too_many(4, "4 IDE devices"));
+    let readonly = field(0, ".disk.readonly");
+    refused(
+        build("", &[json!({"disk": {"readonly": true}})]),
+        &readonly,
+        &format!("{readonly} cannot be true on bus 'sata'; use bus virtio, scsi or usb."),
+    );
+    assert!(check(build("", &[json!({"disk": {"bus": "virtio", "readonly": true}})])).is_ok());
+    let tray = field(0, ".cdrom.tray");
+    refused(
+        build("", &[json!({"cdrom": {"bus": "usb", "tray": "open"}})]),
+        &tray,
+        &format!("{tray} cannot be open on bus 'usb'; use bus sata or scsi."),
+    );
+}
+
+#[test]
 fn defaults_that_need_no_node() {
     let spec = check(json!({"domain": {"devices": {}}})).unwrap();
     assert_eq!((spec.memory_kib, spec.cores, spec.grace_period_seconds), (8192, 1, 30));

@@ -8,6 +8,20 @@ use jiff::Timestamp;
 
 use super::{DomainFacts, DomainState, FinalState, ShutOffReason, StartRecord};
 
+/// Reasons of final states that events tell apart.
+pub(super) mod reason {
+    /// The guest powered off by itself, or obeyed.
+    pub(in crate::node) const POWERED_OFF: &str = "PoweredOff";
+    /// It was powered off when its grace period was over.
+    pub(in crate::node) const GRACE_PERIOD_EXCEEDED: &str = "GracePeriodExceeded";
+    /// Somebody destroyed the domain.
+    pub(in crate::node) const DESTROYED: &str = "Destroyed";
+    /// QEMU died.
+    pub(in crate::node) const QEMU_CRASHED: &str = "QemuCrashed";
+    /// The guest's kernel panicked.
+    pub(in crate::node) const GUEST_PANICKED: &str = "GuestPanicked";
+}
+
 /// What is known of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
@@ -45,21 +59,21 @@ pub(super) fn judge(domain: &DomainFacts, evidence: Evidence<'_>) -> Verdict {
         Verdict::Ended(FinalState { phase, reason: reason.to_owned(), message: message.to_owned(), at: evidence.now })
     };
     match reason {
-        ShutOffReason::Shutdown => end(Phase::Succeeded, "PoweredOff", "the guest powered off"),
+        ShutOffReason::Shutdown => end(Phase::Succeeded, reason::POWERED_OFF, "the guest powered off"),
         ShutOffReason::Crashed | ShutOffReason::Destroyed if evidence.panic_seen => {
-            end(Phase::Failed, "GuestPanicked", "the guest panicked")
+            end(Phase::Failed, reason::GUEST_PANICKED, "the guest panicked")
         }
         ShutOffReason::Crashed => end(
             Phase::Failed,
-            "QemuCrashed",
+            reason::QEMU_CRASHED,
             "QEMU crashed or was killed, or the guest panicked while the agent was away",
         ),
         ShutOffReason::Destroyed if domain.deadline.is_some_and(|deadline| deadline <= evidence.now) => end(
             Phase::Failed,
-            "GracePeriodExceeded",
+            reason::GRACE_PERIOD_EXCEEDED,
             "the guest still ran when its grace period was over, and was powered off",
         ),
-        ShutOffReason::Destroyed => end(Phase::Failed, "Destroyed", "the domain was destroyed, not by its agent"),
+        ShutOffReason::Destroyed => end(Phase::Failed, reason::DESTROYED, "the domain was destroyed, not by its agent"),
         // A start that failed or was cut short is tried again, unless an earlier one is known to have succeeded.
         ShutOffReason::Failed | ShutOffReason::Daemon if evidence.phase != Phase::Running => Verdict::NeverRan,
         ShutOffReason::Unknown if !may_have_run => Verdict::NeverRan,

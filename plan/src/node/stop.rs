@@ -12,7 +12,7 @@ use api::v1alpha1::Phase;
 use jiff::SignedDuration;
 
 use super::guest::Guest;
-use super::lifecycle::{Verdict, judge};
+use super::lifecycle::{Verdict, judge, reason};
 use super::{
     DomainFacts, DomainSlot, EventType, FinalState, FreshVm, GuestEvent, Look, NodePlan, OrphanGuard, OvmView,
     ProcLook, Report, Step, VmFacts, status,
@@ -302,17 +302,14 @@ fn with_event(mut steps: Vec<Step>, vm: Option<&VmFacts>, reason: &'static str, 
     steps
 }
 
-/// The event of an end.
+/// The event of an end. A warning is for what the user did not ask for.
 fn stopped_event(uid: &str, end: &FinalState) -> GuestEvent {
-    let (type_, message) = match end.phase {
-        Phase::Succeeded => (EventType::Normal, "The VM was shut down."),
-        Phase::Unset
-        | Phase::Pending
-        | Phase::Scheduling
-        | Phase::Scheduled
-        | Phase::Running
-        | Phase::Failed
-        | Phase::Unknown => (EventType::Warning, "The VM crashed."),
+    let (type_, message) = match end.reason.as_str() {
+        reason::POWERED_OFF | reason::GRACE_PERIOD_EXCEEDED | reason::DESTROYED => {
+            (EventType::Normal, "The VM was shut down.")
+        }
+        reason::QEMU_CRASHED | reason::GUEST_PANICKED => (EventType::Warning, "The VM crashed."),
+        _ => (EventType::Warning, end.message.as_str()),
     };
     GuestEvent { uid: uid.to_owned(), type_, reason: "Stopped", message: message.to_owned() }
 }
