@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::body::Body;
-use http::{HeaderMap, Response, header};
+use http::{HeaderMap, HeaderValue, Response, header};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 
 use crate::http::respond;
@@ -39,12 +39,19 @@ pub(crate) async fn openapi_v3(core: &Arc<Core>, path: Option<&str>) -> Result<R
     document.map(|document| respond::ok(&document)).ok_or_else(ApiError::no_such_resource)
 }
 
-/// `GET /openapi/v2`. Clients that take nothing but protobuf are told so.
+/// `GET /openapi/v2`, as protobuf where that is asked for first: kubectl takes nothing else.
 pub(crate) async fn openapi_v2(core: &Arc<Core>, headers: &HeaderMap) -> Result<Response<Body>, ApiError> {
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("*/*");
-    if !accept.contains("json") && !accept.contains("*/*") {
+    let is_protobuf = accept.trim_start().starts_with(openapi::V2_PROTOBUF);
+    if !is_protobuf && !accept.contains("json") && !accept.contains("*/*") {
         return Err(ApiError::not_acceptable());
     }
     let definitions = definitions(core).await?;
-    Ok(respond::ok(&openapi::document_v2(&served(&definitions))))
+    let served = served(&definitions);
+    if !is_protobuf {
+        return Ok(respond::ok(&openapi::document_v2(&served)));
+    }
+    let mut response = Response::new(Body::from(openapi::document_v2_protobuf(&served)));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(openapi::V2_PROTOBUF_CONTENT));
+    Ok(response)
 }

@@ -3,16 +3,19 @@
 //! kubectl reads v3, as JSON: `explain` looks for a path whose operation carries the kind, and for the schema that carries
 //! it too; `create`, `apply` and `edit` send `fieldValidation` only if the PATCH operation of the kind has that parameter,
 //! and else check the object themselves against v2 (`QueryParamVerifierV3` in
-//! <https://pkg.go.dev/k8s.io/cli-runtime/pkg/resource>). v2 is served as JSON only: kubectl asks for it as protobuf, and
-//! only where v3 failed. <https://kubernetes.io/docs/concepts/overview/kubernetes-api/#openapi-interface-definition>.
+//! <https://pkg.go.dev/k8s.io/cli-runtime/pkg/resource>). Kubectl before 1.27 knows v2 alone, and takes it as protobuf alone.
+//! <https://kubernetes.io/docs/concepts/overview/kubernetes-api/#openapi-interface-definition>.
 
 mod components;
 mod paths;
+mod protobuf;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use serde_json::{Map, Value, json};
 
 use crate::schema::builtin::Builtin;
+
+pub use protobuf::{ACCEPTED as V2_PROTOBUF, CONTENT_TYPE as V2_PROTOBUF_CONTENT};
 
 const REF_V3: &str = "#/components/schemas/";
 const REF_V2: &str = "#/definitions/";
@@ -61,6 +64,11 @@ pub fn document_v3(path: &str, resources: &[ServedResource<'_>]) -> Option<Value
         "paths": paths,
         "components": { "schemas": components::schemas(&of_path) },
     }))
+}
+
+/// The document behind `/openapi/v2` as protobuf, for clients that accept [`V2_PROTOBUF`].
+pub fn document_v2_protobuf(resources: &[ServedResource<'_>]) -> Vec<u8> {
+    protobuf::encode(&document_v2(resources))
 }
 
 /// The document behind `/openapi/v2`, of everything served. OpenAPI v2 is poorer: what it cannot say is left out.
