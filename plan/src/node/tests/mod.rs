@@ -1,1 +1,7 @@
-//! Planner tests.
+//! The planner against tables of worlds, rule by rule, and against random ones.
+
+mod fixture;
+mod lifecycle;
+mod properties;
+mod start;
+mod stop;

@@ -1,0 +1,133 @@
+//! The lifecycle truth table, row by row: which phase, which reason.
+
+use api::v1alpha1::Phase;
+
+use super::fixture::{World, at, names, reason, written};
+use crate::node::{DomainState, PausedReason, ShutOffReason, Step};
+
+/// What a shut-off domain of a guest with `phase` in the API is reported as.
+fn reported(phase: Phase, reason_of_stop: ShutOffReason, adapt: impl Fn(&mut World)) -> Option<(Phase, String)> {
+    let mut world = World::with_domain(phase, DomainState::ShutOff(reason_of_stop)).looked();
+    adapt(&mut world);
+    let status = written(&world.plan())?;
+    status.phase.filter(|phase| phase.is_final()).map(|phase| (phase, reason(&status, "Ready").unwrap_or_default()))
+}
+
+#[test]
+fn each_row_of_the_truth_table_has_its_phase_and_reason() {
+    let as_is = |_: &mut World| {};
+    let panicked = |world: &mut World| world.observed.panic_seen = true;
+    let graceless = |world: &mut World| world.domain().deadline = Some(at(-1));
+    let graceful = |world: &mut World| world.domain().deadline = Some(at(10));
+    let rows: [(&str, ShutOffReason, &dyn Fn(&mut World), (Phase, &str)); 12] = [
+        ("powered off, or SIGTERM to QEMU", ShutOffReason::Shutdown, &as_is, (Phase::Succeeded, "PoweredOff")),
+        ("obeyed ACPI within its grace", ShutOffReason::Shutdown, &graceful, (Phase::Succeeded, "PoweredOff")),
+        (
+            "destroyed by its agent after the grace",
+            ShutOffReason::Destroyed,
+            &graceless,
+            (Phase::Failed, "GracePeriodExceeded"),
+        ),
+        ("destroyed by somebody", ShutOffReason::Destroyed, &as_is, (Phase::Failed, "Destroyed")),
+        ("destroyed by somebody within the grace", ShutOffReason::Destroyed, &graceful, (Phase::Failed, "Destroyed")),
+        ("SIGKILL to QEMU", ShutOffReason::Crashed, &as_is, (Phase::Failed, "QemuCrashed")),
+        ("panic with a panic device", ShutOffReason::Crashed, &panicked, (Phase::Failed, "GuestPanicked")),
+        ("libvirtd restarted once more", ShutOffReason::Unknown, &as_is, (Phase::Failed, "StateLost")),
+        ("saved", ShutOffReason::Saved, &as_is, (Phase::Failed, "Saved")),
+        ("migrated", ShutOffReason::Migrated, &as_is, (Phase::Failed, "Migrated")),
+        ("reverted", ShutOffReason::FromSnapshot, &as_is, (Phase::Failed, "Reverted")),
+        ("a reason of a newer libvirt", ShutOffReason::Other(99), &as_is, (Phase::Failed, "ShutOff")),
+    ];
+    for (name, stop, adapt, (phase, why)) in rows {
+        assert_eq!(reported(Phase::Running, stop, adapt), Some((phase, why.to_owned())), "{name}");
+    }
+}
+
+#[test]
+fn unknown_is_never_success() {
+    for phase in [Phase::Scheduled, Phase::Running] {
+        let reported = reported(phase, ShutOffReason::Unknown, |_| {});
+        assert!(reported.is_none_or(|(phase, _)| phase == Phase::Failed));
+    }
+}
+
+#[test]
+fn s6_unknown_with_a_journalled_start_is_failed_and_without_one_it_never_ran() {
+    let with = reported(Phase::Scheduled, ShutOffReason::Unknown, |_| {});
+    assert_eq!(with, Some((Phase::Failed, "StateLost".to_owned())));
+    let mut without =
+        World::with_domain(Phase::Scheduled, DomainState::ShutOff(ShutOffReason::Unknown)).looked_to_start();
+    without.observed.journal.clear();
+    assert!(names(&without.plan()).contains(&"Start".to_owned()), "it never ran: it is started");
+}
+
+#[test]
+fn a_start_that_was_cut_short_or_failed_is_tried_again() {
+    for stop in [ShutOffReason::Daemon, ShutOffReason::Failed] {
+        let world = World::with_domain(Phase::Scheduled, DomainState::ShutOff(stop)).looked_to_start();
+        assert!(names(&world.plan()).contains(&"Start".to_owned()), "{stop:?}");
+    }
+}
+
+#[test]
+fn a_live_domain_is_running_and_its_readiness_says_how() {
+    let rows = [
+        (DomainState::Running, "True", "Running"),
+        (DomainState::Paused(PausedReason::User), "False", "Paused"),
+        (DomainState::Paused(PausedReason::IoError), "False", "PausedOnIoError"),
+        (DomainState::Paused(PausedReason::Crashed), "False", "GuestPanicked"),
+        (DomainState::Suspended, "False", "Suspended"),
+        (DomainState::ShuttingDown, "False", "ShuttingDown"),
+        (DomainState::CrashedKept, "False", "GuestPanicked"),
+        (DomainState::Other, "Unknown", "UnknownState"),
+    ];
+    for (state, ready, why) in rows {
+        let status = written(&World::with_domain(Phase::Scheduled, state).plan()).unwrap();
+        let condition = status.conditions.iter().find(|condition| condition.type_ == "Ready").unwrap();
+        assert_eq!(
+            (status.phase, condition.status.as_str(), condition.reason.as_deref()),
+            (Some(Phase::Running), ready, Some(why))
+        );
+    }
+}
+
+#[test]
+fn a_domain_that_libvirt_is_starting_is_not_running_yet() {
+    let plan = World::with_domain(Phase::Scheduled, DomainState::Paused(PausedReason::StartingUp)).plan();
+    assert_eq!(names(&plan), [""; 0]);
+    assert!(plan.requeue.is_some(), "its event may be lost");
+}
+
+#[test]
+fn an_unchanged_status_is_not_written_again() {
+    let mut world = World::running();
+    let status = written(&World::with_domain(Phase::Scheduled, DomainState::Running).plan()).unwrap();
+    world.vm().status = status;
+    assert_eq!(names(&world.plan()), [""; 0]);
+}
+
+#[test]
+fn success_removes_the_condition_of_a_failure_and_keeps_transition_times() {
+    let mut world = World::scheduled();
+    world.observed.wanted_abi = Some(Err(crate::node::Trouble {
+        reason: "EmulationRefused".to_owned(),
+        message: "no KVM".to_owned(),
+        at: at(0),
+        failures: 1,
+        bringing_up: true,
+    }));
+    let failing = world.plan();
+    let status = written(&failing).unwrap();
+    assert_eq!(reason(&status, "Synchronized").as_deref(), Some("EmulationRefused"));
+    assert!(
+        failing.steps.iter().any(
+            |step| matches!(step, Step::Record(event) if event.reason == "SyncFailed" && event.message == "no KVM")
+        )
+    );
+    world.vm().status = status.clone();
+    assert_eq!(names(&world.plan()), [""; 0], "one event a cause");
+    let mut running = World::with_domain(Phase::Scheduled, DomainState::Running);
+    running.vm().status.conditions = status.conditions;
+    let status = written(&running.plan()).unwrap();
+    assert_eq!(reason(&status, "Synchronized"), None);
+}
