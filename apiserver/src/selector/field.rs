@@ -28,8 +28,17 @@ struct Term {
 /// The fields of one resource that selectors may name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SelectableFields {
-    /// Name in selectors, and JSON pointers to look at in turn.
-    fields: Vec<(Cow<'static, str>, Vec<Cow<'static, str>>)>,
+    fields: Vec<Field>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Field {
+    /// Name in selectors.
+    name: Cow<'static, str>,
+    /// JSON pointers to look at in turn.
+    pointers: Vec<Cow<'static, str>>,
+    /// What an object has that lacks the field.
+    absent: &'static str,
 }
 
 impl SelectableFields {
@@ -37,7 +46,7 @@ impl SelectableFields {
     pub fn of_builtin(kind: Builtin) -> Self {
         let mut fields = metadata_fields(kind.is_namespaced());
         let mut add = |name: &'static str, pointers: &[&'static str]| {
-            fields.push((Cow::Borrowed(name), pointers.iter().copied().map(Cow::Borrowed).collect()));
+            fields.push(Field::of(name, pointers));
         };
         match kind {
             Builtin::Event => {
@@ -55,7 +64,9 @@ impl SelectableFields {
             }
             Builtin::Secret => add("type", &["/type"]),
             Builtin::Namespace => add("status.phase", &["/status/phase"]),
-            Builtin::Node => add("spec.unschedulable", &["/spec/unschedulable"]),
+            Builtin::Node => {
+                fields.push(Field { absent: "false", ..Field::of("spec.unschedulable", &["/spec/unschedulable"]) });
+            }
             Builtin::ConfigMap | Builtin::Lease | Builtin::ControllerRevision | Builtin::CustomResourceDefinition => {}
         }
         Self { fields }
@@ -69,7 +80,7 @@ impl SelectableFields {
             // The server admits only plain paths here: `.spec.color`.
             let name = field.json_path.trim_start_matches('.').to_owned();
             let pointer = format!("/{}", name.replace('.', "/"));
-            fields.push((Cow::Owned(name), vec![Cow::Owned(pointer)]));
+            fields.push(Field { name: Cow::Owned(name), pointers: vec![Cow::Owned(pointer)], absent: "" });
         }
         Self { fields }
     }
@@ -77,18 +88,34 @@ impl SelectableFields {
     /// Fields at plain paths: the name in selectors, and the JSON pointer to look at.
     pub(crate) fn of_paths(is_namespaced: bool, paths: &[(&'static str, &'static str)]) -> Self {
         let mut fields = metadata_fields(is_namespaced);
-        let own = paths.iter().map(|(name, pointer)| (Cow::Borrowed(*name), vec![Cow::Borrowed(*pointer)]));
-        fields.extend(own);
+        fields.extend(paths.iter().map(|(name, pointer)| Field::of(name, &[pointer])));
         Self { fields }
     }
 
     /// What selectors see of an object, in the order of the fields.
     pub(crate) fn values<'a>(&self, object: &'a Value) -> Vec<Cow<'a, str>> {
-        self.fields.iter().map(|(_, pointers)| field_text(object, pointers)).collect()
+        self.fields.iter().map(|field| field.text(object)).collect()
     }
 
-    fn find(&self, name: &str) -> Option<&[Cow<'static, str>]> {
-        self.fields.iter().find(|(field, _)| field == name).map(|(_, pointers)| pointers.as_slice())
+    fn find(&self, name: &str) -> Option<&Field> {
+        self.fields.iter().find(|field| field.name == name)
+    }
+}
+
+impl Field {
+    fn of(name: &'static str, pointers: &[&'static str]) -> Self {
+        let pointers = pointers.iter().copied().map(Cow::Borrowed).collect();
+        Self { name: Cow::Borrowed(name), pointers, absent: "" }
+    }
+
+    /// The first non-empty value at the pointers, as text.
+    fn text<'a>(&self, object: &'a Value) -> Cow<'a, str> {
+        let texts = self.pointers.iter().map(|pointer| match object.pointer(pointer) {
+            None | Some(Value::Null) => Cow::Borrowed(""),
+            Some(Value::String(text)) => Cow::Borrowed(text.as_str()),
+            Some(other) => Cow::Owned(other.to_string()),
+        });
+        texts.into_iter().find(|t| !t.is_empty()).unwrap_or(Cow::Borrowed(self.absent))
     }
 }
 
@@ -124,28 +151,18 @@ impl FieldSelector {
     /// Whether `object` satisfies every term. A field that is absent counts as empty.
     pub fn matches(&self, object: &Value, supported: &SelectableFields) -> bool {
         self.terms.iter().all(|term| {
-            let pointers = supported.find(&term.field).unwrap_or_default();
-            (field_text(object, pointers) == term.value) == term.is_equal
+            let text = supported.find(&term.field).map(|field| field.text(object)).unwrap_or_default();
+            (text == term.value) == term.is_equal
         })
     }
 }
 
-fn metadata_fields(is_namespaced: bool) -> Vec<(Cow<'static, str>, Vec<Cow<'static, str>>)> {
-    let mut fields = vec![(Cow::Borrowed("metadata.name"), vec![Cow::Borrowed("/metadata/name")])];
+fn metadata_fields(is_namespaced: bool) -> Vec<Field> {
+    let mut fields = vec![Field::of("metadata.name", &["/metadata/name"])];
     if is_namespaced {
-        fields.push((Cow::Borrowed("metadata.namespace"), vec![Cow::Borrowed("/metadata/namespace")]));
+        fields.push(Field::of("metadata.namespace", &["/metadata/namespace"]));
     }
     fields
-}
-
-/// The first non-empty value at `pointers`, as text.
-fn field_text<'a>(object: &'a Value, pointers: &[Cow<'static, str>]) -> Cow<'a, str> {
-    let texts = pointers.iter().map(|pointer| match object.pointer(pointer) {
-        None | Some(Value::Null) => Cow::Borrowed(""),
-        Some(Value::String(text)) => Cow::Borrowed(text.as_str()),
-        Some(other) => Cow::Owned(other.to_string()),
-    });
-    texts.into_iter().find(|t| !t.is_empty()).unwrap_or_default()
 }
 
 fn split_terms(text: &str) -> Vec<&str> {
@@ -241,6 +258,14 @@ mod tests {
         for (text, expected) in table {
             assert_eq!(FieldSelector::parse(text, &fields).unwrap().matches(&event, &fields), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn an_absent_flag_is_false() {
+        let fields = SelectableFields::of_builtin(Builtin::Node);
+        let schedulable = FieldSelector::parse("spec.unschedulable=false", &fields).unwrap();
+        assert!(schedulable.matches(&json!({"metadata": {"name": "n"}}), &fields));
+        assert!(!schedulable.matches(&json!({"spec": {"unschedulable": true}}), &fields));
     }
 
     #[test]

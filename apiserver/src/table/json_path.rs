@@ -68,12 +68,11 @@ impl JsonPath {
         match (kind, found) {
             // What Go's templates print for nil.
             ("string", Value::Null) => Value::from("<no value>"),
-            ("string", Value::String(_)) => found.clone(),
+            ("string", Value::String(_)) | ("boolean", Value::Bool(_)) => found.clone(),
             ("string", Value::Number(n)) => Value::from(printed_number(n).to_string()),
             ("string", other) => Value::from(other.to_string()),
             ("integer", Value::Number(n)) => cut(n).map_or(Value::Null, Value::from),
             ("number", Value::Number(n)) => Value::Number(printed_number(n)),
-            ("boolean", Value::Bool(_)) => found.clone(),
             _ => Value::Null,
         }
     }
