@@ -9,7 +9,6 @@
 //! Decisions are `plan::node`'s; here is what it takes to observe and to act. `libvirt` is the only module with unsafe code.
 
 pub mod disks;
-mod error_chain;
 pub mod guest;
 pub mod hostfs;
 pub mod hypervisor;

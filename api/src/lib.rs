@@ -4,9 +4,11 @@
 
 pub mod admission;
 pub mod crd;
+mod error_chain;
 pub mod names;
 pub mod quantity;
 pub mod v1alpha1;
 pub mod validated;
 
+pub use error_chain::chain;
 pub use quantity::Quantity;

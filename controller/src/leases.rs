@@ -1,5 +1,6 @@
 //! Wakes what lives on a node when that node's Lease expires, and marks the Node as not schedulable.
 
+use api::chain;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use plan::cluster::{LEASE_EXPIRY, LeaseVerdict, is_unschedulable_due};
 use serde_json::json;
 
 use crate::context::Context;
-use crate::error::{api_message, chain};
+use crate::error::api_message;
 use crate::observe::read_home;
 
 /// Pause after a Node could not be marked.

@@ -24,7 +24,7 @@ mod watch;
 use kube::Client;
 use tokio_util::sync::CancellationToken;
 
-pub use error::{ControllerError, chain};
+pub use error::ControllerError;
 pub use options::{ControllerOptions, NicModel, NicModelError};
 
 use context::Context;

@@ -1,10 +1,11 @@
 //! `ovm-controller`: the controller for a cluster.
 
+use api::chain;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::Parser;
-use controller::{ControllerOptions, NicModel, chain, run};
+use controller::{ControllerOptions, NicModel, run};
 use domain_xml::Network;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};

@@ -1,5 +1,6 @@
 //! The loop of one key: observe, plan, carry out, until the plan rests.
 
+use api::chain;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use tracing::Instrument as _;
 
 use crate::apply::{Answer, ApplyError, apply};
 use crate::context::Context;
-use crate::error::{api_message, chain};
+use crate::error::api_message;
 use crate::observe::{Observation, observe_cached, observe_uncached};
 
 /// Keys that are worked on at once. More would only wait for the API server.

@@ -1,5 +1,6 @@
 //! Watches feed the index, and wake the keys that a change concerns.
 
+use api::chain;
 use std::fmt::Debug;
 use std::time::Duration;
 
@@ -14,7 +15,6 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use crate::context::Context;
-use crate::error::chain;
 use crate::index::{Index, Wakes};
 
 /// Seconds after which a watch is made anew, so that a dead connection is noticed.

@@ -3,6 +3,8 @@
 use std::error::Error as StdError;
 use std::path::PathBuf;
 
+use api::chain;
+
 /// A command that failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
@@ -52,20 +54,6 @@ pub(crate) enum Error {
 
 fn at(path: Option<&PathBuf>) -> String {
     path.map_or_else(String::new, |path| format!(" {}", path.display()))
-}
-
-/// One line: the error and its sources, joined by colons. A source that the text before already ends with is not repeated.
-pub(crate) fn chain(error: &dyn StdError) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(source) = next {
-        let part = source.to_string();
-        if !text.ends_with(&part) {
-            text = format!("{text}: {part}");
-        }
-        next = source.source();
-    }
-    text
 }
 
 /// What the API server said, or why it could not be asked.

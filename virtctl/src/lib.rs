@@ -37,7 +37,7 @@ pub fn main(program: &'static str) -> ExitCode {
 }
 
 fn fail(error: &Error) -> ExitCode {
-    eprintln!("{}", error::chain(error));
+    eprintln!("{}", api::chain(error));
     ExitCode::FAILURE
 }
 

@@ -12,9 +12,9 @@ use plan::node::GuestKey;
 use uuid::Uuid;
 
 use crate::disks::{DiskStore, plan_volumes};
-use crate::error_chain::chain;
 use crate::images::VmReference;
 use crate::objects::UserDataSource;
+use api::chain;
 
 /// Name of the copy of a guest's serial output, in the directory of its disks.
 const CONSOLE_LOG: &str = "console.log";

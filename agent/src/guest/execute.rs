@@ -20,11 +20,11 @@ use super::look::Reads;
 use super::memory::ReadyDisks;
 use super::observe::Seen;
 use super::render::GuestSpec;
-use crate::error_chain::chain;
 use crate::hypervisor::DomainChange;
 use crate::libvirt::{self, XmlView};
 use crate::objects::ApiError;
 use crate::proc::read_qemu;
+use api::chain;
 
 /// How long a killed process may take to go.
 const KILL_PATIENCE: Duration = Duration::from_secs(5);

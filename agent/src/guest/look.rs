@@ -7,10 +7,10 @@ use plan::node::{GuestKey, Look, OvmFacts, OvmView, ProcLook, StartCheck};
 use tracing::warn;
 use uuid::Uuid;
 
-use crate::error_chain::chain;
 use crate::node::NodeContext;
 use crate::objects::ApiError;
 use crate::proc::find_qemu;
+use api::chain;
 
 /// What a look found.
 #[derive(Debug, Default)]

@@ -16,8 +16,8 @@ use uuid::Uuid;
 use super::GuestWorker;
 use super::look::Reads;
 use super::render::{GuestSpec, firmware_uuid_of};
-use crate::error_chain::chain;
 use crate::libvirt::{self, DomainSummary, XmlView};
+use api::chain;
 
 /// One observation: the planner's view, and the objects behind it, which the steps need.
 #[derive(Debug)]

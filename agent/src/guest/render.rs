@@ -11,9 +11,9 @@ use kube::ResourceExt;
 use plan::node::{FirmwareFacts, GuestKey, firmware_uuid};
 use uuid::Uuid;
 
-use crate::error_chain::chain;
 use crate::hypervisor::Machine;
 use crate::node::{NodeContext, NodeIdentity};
+use api::chain;
 
 /// Reason and message for a condition.
 pub(super) type Refusal = (&'static str, String);

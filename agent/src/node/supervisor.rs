@@ -14,9 +14,9 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{Instrument as _, error, info_span, warn};
 
 use super::{NodeContext, garbage};
-use crate::error_chain::chain;
 use crate::guest::{Bell, GuestWorker};
 use crate::libvirt::{CrashedDetail, Event, Events, GuestEvent, GuestEventKind, Lifecycle};
+use api::chain;
 
 /// How often every guest is looked at.
 const FULL_PASS: Duration = Duration::from_secs(30);

@@ -17,7 +17,7 @@ use plan::node::{GuestKey, NodeView};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
-use crate::error_chain::chain;
+use api::chain;
 
 use super::{ApiError, GuestObjects, NodeObjects, UserDataSource};
 

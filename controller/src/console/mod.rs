@@ -6,6 +6,7 @@
 mod bridge;
 mod handshake;
 
+use api::chain;
 use std::sync::Arc;
 
 use api::v1alpha1::{Phase, VirtualMachine};
@@ -19,7 +20,7 @@ use http::StatusCode;
 use kube::{Api, Client};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::error::{api_message, chain};
+use crate::error::api_message;
 
 /// Path of a VM's subresources.
 const VM_PATH: &str = "/apis/subresources.kubevirt.io/v1alpha1/namespaces/{namespace}/virtualmachines/{name}";
