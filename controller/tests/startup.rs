@@ -1,5 +1,7 @@
 //! What `ovm-controller` says when it cannot start: one line that names the cause, and exit code 1.
 
+#![expect(clippy::unwrap_used, reason = "what a test builds on must work, else it fails")]
+
 use std::process::{Command, Output};
 
 fn controller(arguments: &[&str]) -> Output {

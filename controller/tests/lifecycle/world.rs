@@ -1,5 +1,7 @@
 //! An API server in process, the controller, and nodes whose agents pretend that guests run.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "what a scenario builds on must work, else it fails")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
