@@ -258,6 +258,16 @@ fn f2_after_the_fence_the_placement_is_released_and_the_successor_goes_elsewhere
 }
 
 #[test]
+fn f2_the_release_needs_its_own_look_at_the_node_and_a_vm_that_is_gone() {
+    let ovm = placed(ovm(true), VM_UID, "b", false);
+    let stale = ObservedHome { read_after_vm: false, ..fenced_home() };
+    let look = Next::Look(Look { nodes: ["b".to_owned()].into() });
+    assert_eq!(plan(now(), &world(Some(ovm.clone()), None).with_home("b", stale)).next, look);
+    let there = world(Some(ovm.clone()), Some(vm(&ovm))).with_home("b", fenced_home());
+    assert!(matches!(step(&there), Step::DeleteVm(_)), "the VM that is placed there goes first");
+}
+
+#[test]
 fn d1_a_delete_needs_an_ovm_read_after_the_vm_and_names_that_vm() {
     let (mut ovm, vm) = running_pair();
     ovm.spec.running = false;
@@ -311,8 +321,14 @@ fn d3_the_ovm_waits_until_its_vm_is_gone_and_its_placement_released() {
 #[test]
 fn d3_letting_go_needs_a_vm_read_after_the_ovm() {
     let order = ReadOrder { ovm_after_vm: true, vm_after_ovm: false };
-    let observed = world(Some(deleting(ovm(true))), None).with_order(order);
-    assert_eq!(plan(now(), &observed).next, Next::Look(Look::default()));
+    let (ovm, mut orphan) = running_pair();
+    orphan.metadata.owner_references = None;
+    orphan.metadata.annotations = Some(BTreeMap::from([(ORPHANED_BY_ANNOTATION.to_owned(), OVM_UID.to_owned())]));
+    let gone = placed(ovm.clone(), VM_UID, "a", true);
+    for observed in [world(Some(deleting(ovm)), Some(orphan)), world(Some(deleting(gone)), None)] {
+        assert_eq!(plan(now(), &observed.clone().with_order(order)).next, Next::Look(Look::default()));
+        assert!(matches!(step(&observed), Step::EditOvm(..)));
+    }
 }
 
 #[test]
