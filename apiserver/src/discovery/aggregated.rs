@@ -43,8 +43,9 @@ fn version_entry(registry: &Registry, mounts: &[Mount], group: &str, version: &s
             let described = json!({"subresource": subresource, "responseKind": kind(entry), "verbs": entry["verbs"]});
             match resources.iter_mut().find(|resource| resource["resource"] == parent) {
                 Some(resource) => {
-                    let list = resource["subresources"].as_array_mut();
-                    list.into_iter().for_each(|list| list.push(described.clone()));
+                    if let Some(list) = resource["subresources"].as_array_mut() {
+                        list.push(described);
+                    }
                 }
                 // A subresource without its resource, as mounted groups have: the parent stands there without verbs.
                 None => resources.push(json!({

@@ -17,6 +17,7 @@ mod queue;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::StatusCode;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::server::Core;
@@ -53,9 +54,14 @@ pub(crate) async fn run(core: Arc<Core>, mut changes: UnboundedReceiver<Change>)
         if core.shutdown.is_cancelled() {
             return;
         }
-        if let Err(error) = execute(&core, &mut queue, &work).await {
-            tracing::warn!(?work, %error, "garbage collection failed, will try again");
-            queue.retry(work, RETRY_DELAY);
+        match execute(&core, &mut queue, &work).await {
+            Ok(()) => {}
+            // Somebody else wrote in between: look again at what is there now.
+            Err(error) if error.code == StatusCode::CONFLICT => queue.push(work),
+            Err(error) => {
+                tracing::warn!(?work, %error, "garbage collection failed, will try again");
+                queue.retry(work, RETRY_DELAY);
+            }
         }
     }
 }

@@ -55,9 +55,13 @@ async fn release(
     mut namespace: Object,
 ) -> Result<(), ApiError> {
     let finalizers = namespace.root_mut().get_mut("spec").and_then(|spec| spec.get_mut("finalizers"));
-    let mut others = finalizers.as_ref().and_then(|list| list.as_array().cloned()).unwrap_or_default();
-    others.retain(|finalizer| finalizer != CONTENT_FINALIZER);
+    let all = finalizers.as_ref().and_then(|list| list.as_array().cloned()).unwrap_or_default();
+    let others: Vec<_> = all.iter().filter(|finalizer| *finalizer != CONTENT_FINALIZER).cloned().collect();
     let is_released = others.is_empty() && namespace.finalizers().is_empty();
+    if !is_released && others.len() == all.len() {
+        // Ours is off already; the others' owners take theirs.
+        return Ok(());
+    }
     namespace.root_mut().entry("spec").or_insert_with(|| json!({}))["finalizers"] = json!(others);
     let key = key.clone();
     let mutation = if is_released {

@@ -181,7 +181,7 @@ async fn drop_finalizer(
         Mutation::Update { key: key.clone(), version, object: released, before: None, expires: None }
     };
     tracing::debug!(kind = resource.kind, namespace = key.namespace, name = key.name, finalizer, "released");
-    settled(core.store.write_one(mutation).await)
+    settled(key, core.store.write_one(mutation).await)
 }
 
 async fn put(core: &Arc<Core>, key: &Key, stored: &Stored, old: &Object, new: Object) -> Result<(), ApiError> {
@@ -189,13 +189,14 @@ async fn put(core: &Arc<Core>, key: &Key, stored: &Stored, old: &Object, new: Ob
     let before =
         registry.by_storage(&key.resource).and_then(|resource| before_if_selectable(resource, stored, old, &new));
     let mutation = Mutation::Update { key: key.clone(), version: stored.version, object: new, before, expires: None };
-    settled(core.store.write_one(mutation).await)
+    settled(key, core.store.write_one(mutation).await)
 }
 
 /// An object that is gone needs nothing more; one that changed is looked at again.
-fn settled<T>(result: Result<T, WriteError>) -> Result<(), ApiError> {
+fn settled<T>(key: &Key, result: Result<T, WriteError>) -> Result<(), ApiError> {
     match result {
         Ok(_) | Err(WriteError::Missing) => Ok(()),
+        Err(WriteError::Changed) => Err(ApiError::modified("", &key.resource, &key.name)),
         Err(WriteError::Store(error)) => Err(error.into()),
         Err(error) => Err(ApiError::internal(error.to_string())),
     }

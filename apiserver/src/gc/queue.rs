@@ -36,7 +36,9 @@ impl Queue {
         let now = Instant::now();
         let (due, later): (Vec<_>, Vec<_>) = self.delayed.drain(..).partition(|(at, _)| *at <= now);
         self.delayed = later;
-        due.into_iter().for_each(|(_, work)| self.push(work));
+        for (_, work) in due {
+            self.push(work);
+        }
         let work = self.order.pop_front()?;
         self.queued.remove(&work);
         Some(work)

@@ -15,7 +15,7 @@ pub(crate) const MAX_BODY_BYTES: usize = 3 << 20;
 pub(crate) async fn read(body: Body) -> Result<Bytes, ApiError> {
     axum::body::to_bytes(body, MAX_BODY_BYTES).await.map_err(|error| {
         use std::error::Error;
-        let too_large = error.source().is_some_and(|source| source.is::<http_body_util::LengthLimitError>());
+        let too_large = error.source().is_some_and(<dyn Error>::is::<http_body_util::LengthLimitError>);
         if too_large { ApiError::too_large(MAX_BODY_BYTES) } else { ApiError::bad_request("the body broke off") }
     })
 }

@@ -30,7 +30,6 @@ pub(crate) struct Query {
     pub(crate) field_validation: FieldValidation,
     pub(crate) propagation_policy: Option<String>,
     pub(crate) orphan_dependents: Option<bool>,
-    pub(crate) grace_period_seconds: Option<i64>,
     /// `includeObject` of tables: `None`, `Metadata` or `Object`.
     pub(crate) include_object: String,
 }
@@ -51,7 +50,6 @@ impl Default for Query {
             field_validation: FieldValidation::Warn,
             propagation_policy: None,
             orphan_dependents: None,
-            grace_period_seconds: None,
             include_object: String::new(),
         }
     }
@@ -82,7 +80,8 @@ impl Query {
             "fieldValidation" => self.field_validation = field_validation(&value)?,
             "propagationPolicy" => self.propagation_policy = Some(value).filter(|policy| !policy.is_empty()),
             "orphanDependents" => self.orphan_dependents = Some(flag(&value)),
-            "gracePeriodSeconds" => self.grace_period_seconds = Some(number(key, &value)?),
+            // Nothing here is deleted with grace; a value that is none is still an error.
+            "gracePeriodSeconds" => drop(number::<i64>(key, &value)?),
             "includeObject" => self.include_object = value,
             _ => {}
         }

@@ -40,6 +40,8 @@ pub(super) async fn serve(core: Arc<Core>, acceptor: TlsAcceptor, socket: TcpStr
     let certificates = stream.get_ref().1.peer_certificates();
     let user = certificates.and_then(|chain| chain.first()).and_then(from_certificate);
     let shutdown = core.shutdown.clone();
+    // Whoever is nobody is told so, and may not hold the connection.
+    let patience = if user.is_some() { None } else { Some(HANDSHAKE_TIMEOUT) };
     let service = service_fn(move |request| {
         let (core, user) = (Arc::clone(&core), user.clone());
         async move { Ok::<_, Infallible>(answer(core, user, request).await) }
@@ -55,9 +57,18 @@ pub(super) async fn serve(core: Arc<Core>, acceptor: TlsAcceptor, socket: TcpStr
             connection.as_mut().graceful_shutdown();
             connection.await
         }
+        () = expire(patience) => return,
     };
     if let Err(error) = result {
         tracing::debug!(%peer, %error, "connection ended");
+    }
+}
+
+/// Returns after `patience`; never without one.
+async fn expire(patience: Option<Duration>) {
+    match patience {
+        Some(patience) => tokio::time::sleep(patience).await,
+        None => std::future::pending().await,
     }
 }
 

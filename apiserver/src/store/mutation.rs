@@ -23,6 +23,7 @@ pub(crate) enum Mutation {
         object: Object,
         /// The replaced object, where a selector could tell the two apart.
         before: Option<Bytes>,
+        /// When the object goes by itself; `None`: as it was.
         expires: Option<i64>,
     },
     /// Removes an object.

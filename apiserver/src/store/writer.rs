@@ -22,15 +22,18 @@ use crate::object::Object;
 const MAX_BATCH: usize = 128;
 
 /// How often a commit also sweeps out expired objects. No write, no sweep: an idle server does nothing.
-const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
+const SWEEP_INTERVAL: Duration = Duration::from_mins(1);
 
 /// Expired objects that one sweep removes at most, so that no caller waits long for it.
 const SWEEP_LIMIT: i64 = 512;
 
+/// The answer to a job.
+type JobResult = Result<Vec<Committed>, WriteError>;
+
 /// Mutations that are applied together.
 pub(super) struct Job {
     pub(super) mutations: Vec<Mutation>,
-    pub(super) reply: oneshot::Sender<Result<Vec<Committed>, WriteError>>,
+    pub(super) reply: oneshot::Sender<JobResult>,
 }
 
 pub(super) struct Writer {
@@ -91,10 +94,7 @@ impl Writer {
     }
 
     /// Applies all jobs in one transaction. An error of SQLite undoes all of it.
-    fn apply(
-        &mut self,
-        jobs: Vec<Vec<Mutation>>,
-    ) -> rusqlite::Result<(Vec<Result<Vec<Committed>, WriteError>>, Progress)> {
+    fn apply(&mut self, jobs: Vec<Vec<Mutation>>) -> rusqlite::Result<(Vec<JobResult>, Progress)> {
         let sweep = self.last_sweep.is_none_or(|last| last.elapsed() >= SWEEP_INTERVAL);
         let mut transaction = self.connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
         let start = schema::meta(&transaction, "version")?;
@@ -130,7 +130,7 @@ fn apply_job(
     transaction: &mut Transaction<'_>,
     mutations: Vec<Mutation>,
     progress: &mut Progress,
-) -> rusqlite::Result<Result<Vec<Committed>, WriteError>> {
+) -> rusqlite::Result<JobResult> {
     let (version, change_count) = (progress.version, progress.changes.len());
     let savepoint = transaction.savepoint()?;
     let mut committed = Vec::with_capacity(mutations.len());
@@ -255,7 +255,7 @@ fn put(
             "INSERT INTO objects (resource, namespace, name, uid, version, expires, json)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
              ON CONFLICT (resource, namespace, name)
-             DO UPDATE SET uid = ?4, version = ?5, expires = ?6, json = ?7",
+             DO UPDATE SET uid = ?4, version = ?5, expires = COALESCE(?6, expires), json = ?7",
         )?
         .execute(params![&*key.resource, key.namespace, key.name, object.uid(), version, expires, json])?;
     let (former_owners, owners_changed) = replace_owners(connection, &object)?;

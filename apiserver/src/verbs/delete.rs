@@ -180,6 +180,20 @@ fn check(call: &Call<'_>, old: &Object, preconditions: Option<&Preconditions>) -
     Ok(())
 }
 
+/// A definition goes only when no object is left of it: they would be stranded in the store.
+async fn check_definition_is_unused(call: &Call<'_>, old: &Object) -> Result<(), ApiError> {
+    if call.resource.behavior != Behavior::Definition {
+        return Ok(());
+    }
+    // A definition's name is what its objects are filed under.
+    let listing = call.core.store.list(old.name(), None).await?;
+    if listing.items.is_empty() {
+        return Ok(());
+    }
+    let why = format!("{} objects of it are left: delete them first", listing.items.len());
+    Err(ApiError::conflict(&call.resource.group, &call.resource.plural, old.name(), &why))
+}
+
 /// Deletes one object; garbage collection comes here too.
 pub(crate) async fn remove(
     call: &Call<'_>,
@@ -190,6 +204,7 @@ pub(crate) async fn remove(
     for _ in 0..ATTEMPTS {
         let (stored, old) = call.load(name).await?;
         check(call, &old, preconditions)?;
+        check_definition_is_unused(call, &old).await?;
         let (key, version) = (call.key(name), stored.version);
         let result = match plan(call, &old, propagation) {
             Outcome::Marked(new) if new == old => return Ok(Reply::object(StatusCode::OK, stored.json)),

@@ -20,11 +20,11 @@ pub(crate) async fn patch(
     bytes: &Bytes,
 ) -> Result<Reply, ApiError> {
     let kind = call.resource.builtin();
-    let patch_type = PatchType::negotiate(body::content_type(headers), kind).map_err(refusal)?;
+    let patch_type = PatchType::negotiate(body::content_type(headers), kind).map_err(|error| refusal(&error))?;
     let duplicates = schema::duplicate_fields(bytes);
     replace(call, name, part, Vec::new(), |old| {
         let shown = call.resource.outgoing_value(old);
-        let patched = apply_patch(patch_type, bytes, &shown, kind).map_err(refusal)?;
+        let patched = apply_patch(patch_type, bytes, &shown, kind).map_err(|error| refusal(&error))?;
         let object = prepare::decode(call.resource, patched)?;
         let (mut object, warnings) =
             prepare::admit(call.resource, call.query.field_validation, &duplicates, call.resource.incoming(object))?;
@@ -34,7 +34,7 @@ pub(crate) async fn patch(
     .await
 }
 
-fn refusal(error: PatchError) -> ApiError {
+fn refusal(error: &PatchError) -> ApiError {
     let code = StatusCode::from_u16(error.code()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     ApiError::patch(code, error.reason(), error.to_string())
 }

@@ -21,10 +21,10 @@ use crate::store::{LogPage, StoreError};
 use crate::verbs::read::Selection;
 
 /// How long a watch lasts if the client does not say: as the real server, which picks between this and twice as long.
-const DEFAULT_TIMEOUT: Duration = Duration::from_secs(1800);
+const DEFAULT_TIMEOUT: Duration = Duration::from_mins(30);
 
 /// Bookmarks keep a quiet watch's version within the log; once a minute, as the real server.
-const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
+const BOOKMARK_INTERVAL: Duration = Duration::from_mins(1);
 
 /// A running watch.
 pub(super) struct Watch {

@@ -1,0 +1,134 @@
+//! The TLS listener: who gets in, mounted routers, upgrades.
+
+use std::sync::Arc;
+
+use apiserver::{Mount, User};
+use axum::Extension;
+use axum::routing::get;
+use http::header;
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use crate::harness::{Kubectl, Server};
+
+/// Connects as the administrator, or as nobody.
+async fn connect(server: &Server, kubectl: &Kubectl, as_admin: bool) -> TlsStream<TcpStream> {
+    let pki = server.directory.path().join("data/pki");
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(pki.join("ca.crt")).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots);
+    let config = if as_admin {
+        let certificate = CertificateDer::from_pem_file(pki.join("admin.crt")).unwrap();
+        let key = PrivateKeyDer::from_pem_file(pki.join("admin.key")).unwrap();
+        builder.with_client_auth_cert(vec![certificate], key).unwrap()
+    } else {
+        builder.with_no_client_auth()
+    };
+    let socket = TcpStream::connect(kubectl.endpoint.local_addr).await.unwrap();
+    let name = ServerName::try_from("localhost").unwrap();
+    TlsConnector::from(Arc::new(config)).connect(name, socket).await.unwrap()
+}
+
+/// Sends a request head and reads the answer to its end.
+async fn ask(stream: &mut TlsStream<TcpStream>, path: &str) -> String {
+    let head = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn nobody_gets_anything_without_a_certificate() {
+    let server = Server::start().await;
+    let kubectl = server.listen().await;
+    for path in ["/healthz", "/version", "/api/v1/secrets", "/apis/sub.test.io/v1/x"] {
+        let answer = ask(&mut connect(&server, &kubectl, false).await, path).await;
+        assert!(answer.starts_with("HTTP/1.1 401 Unauthorized"), "{path}: {answer}");
+        assert!(answer.contains("\"reason\":\"Unauthorized\""), "{answer}");
+    }
+    let answer = ask(&mut connect(&server, &kubectl, true).await, "/healthz").await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.ends_with("ok"), "{answer}");
+}
+
+#[tokio::test]
+async fn users_that_are_no_masters_may_do_nothing() {
+    let server = Server::start().await;
+    let service = server.api.local_service(User::new("guest", []));
+    let request = http::Request::get("/api/v1/secrets").body(axum::body::Body::empty()).unwrap();
+    let response = tower::ServiceExt::oneshot(service, request).await.unwrap();
+    assert_eq!(response.status(), 403);
+}
+
+/// A router that says who asks, and one that echoes over an upgraded connection.
+fn mount() -> Mount {
+    let echo = |mut request: axum::extract::Request| async move {
+        let upgrade = hyper::upgrade::on(&mut request);
+        tokio::spawn(async move {
+            let mut io = TokioIo::new(upgrade.await.unwrap());
+            let mut buffer = [0; 4];
+            io.read_exact(&mut buffer).await.unwrap();
+            io.write_all(&buffer).await.unwrap();
+            io.shutdown().await.unwrap();
+        });
+        (http::StatusCode::SWITCHING_PROTOCOLS, [(header::UPGRADE, "echo"), (header::CONNECTION, "upgrade")])
+    };
+    let prefix = "/apis/sub.test.io/v1/namespaces/{namespace}/widgets/{name}";
+    Mount {
+        group: "sub.test.io".into(),
+        version: "v1".into(),
+        resources: vec![json!({
+            "name": "widgets/echo", "singularName": "", "namespaced": true, "kind": "Widget", "verbs": ["get"],
+        })],
+        router: axum::Router::new()
+            .route(&format!("{prefix}/whoami"), get(|Extension(user): Extension<User>| async move { user.name }))
+            .route(&format!("{prefix}/echo"), get(echo)),
+    }
+}
+
+#[tokio::test]
+async fn mounted_routers_know_the_user_and_can_upgrade() {
+    let server = Server::start().await;
+    server.api.mount(mount());
+    let kubectl = server.listen().await;
+    let answer =
+        ask(&mut connect(&server, &kubectl, true).await, "/apis/sub.test.io/v1/namespaces/default/widgets/a/whoami")
+            .await;
+    assert!(answer.ends_with("kubernetes-admin"), "{answer}");
+    let mut stream = connect(&server, &kubectl, true).await;
+    let head = "GET /apis/sub.test.io/v1/namespaces/default/widgets/a/echo HTTP/1.1\r\nHost: localhost\r\n\
+                Connection: upgrade\r\nUpgrade: echo\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        answer.push(stream.read_u8().await.unwrap());
+    }
+    assert!(answer.starts_with(b"HTTP/1.1 101"));
+    stream.write_all(b"ping").await.unwrap();
+    let mut echoed = [0; 4];
+    stream.read_exact(&mut echoed).await.unwrap();
+    assert_eq!(&echoed, b"ping");
+}
+
+#[tokio::test]
+async fn mounted_groups_are_in_discovery() {
+    let server = Server::start().await;
+    server.api.mount(mount());
+    let (_, list) = server.get("/apis/sub.test.io/v1").await;
+    assert_eq!(list["resources"][0]["name"], "widgets/echo");
+    let (_, groups) = server.get("/apis").await;
+    let names: Vec<&Value> = groups["groups"].as_array().unwrap().iter().map(|group| &group["name"]).collect();
+    assert!(names.contains(&&json!("sub.test.io")), "{names:?}");
+    assert_eq!(server.get("/apis/sub.test.io").await.1["kind"], "APIGroup");
+    assert_eq!(server.get("/apis/sub.test.io/v1/nothing").await.0, 404);
+}
