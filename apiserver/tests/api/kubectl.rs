@@ -145,9 +145,9 @@ async fn kubectl_applies_and_says_that_it_cannot_on_the_server() {
     assert_eq!((&object["spec"]["size"], object["metadata"].get("labels")), (&json!(4), None), "a removed label goes");
     let refused = apply(MANIFEST, &["--server-side"]).await;
     assert!(!refused.ok && refused.err.contains("Server-side apply not available on the server"), "{}", refused.err);
-    let node = "apiVersion: v1\nkind: Node\nmetadata: {name: n, labels: {a: b}}";
-    assert_eq!(apply(node, &[]).await.out, "node/n created\n");
-    assert_eq!(apply(&node.replace("a: b", "a: c"), &[]).await.out, "node/n configured\n");
+    let node = "apiVersion: v1\nkind: Node\nmetadata: {name: n1, labels: {a: b}}";
+    assert_eq!(apply(node, &[]).await.out, "node/n1 created\n");
+    assert_eq!(apply(&node.replace("a: b", "a: c"), &[]).await.out, "node/n1 configured\n");
 }
 
 #[tokio::test]
