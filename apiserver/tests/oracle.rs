@@ -2,7 +2,8 @@
 //!
 //! `testdata/oracle.json` holds questions and answers; `cd testdata/oracle && go run . ../oracle.json` asks again.
 //! The order of causes is not compared: it is random in the real server. Nor is that of list elements after a strategic
-//! merge, which means nothing in the lists concerned.
+//! merge, which means nothing in the lists concerned. One answer is ours on purpose and is not asked for: a list in the place
+//! of a text with a format passes in the real server, and is refused here.
 
 use std::error::Error;
 

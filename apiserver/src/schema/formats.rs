@@ -12,7 +12,9 @@ use regex::Regex;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Format {
     Int32,
+    Int64,
     Float,
+    Double,
     Byte,
     Cidr,
     Date,
@@ -35,8 +37,8 @@ impl Format {
     pub(crate) fn parse(kind: Option<&str>, format: Option<&str>) -> Option<Self> {
         let format = format?;
         match kind {
-            Some("integer") => (format == "int32").then_some(Self::Int32),
-            Some("number") => (format == "float").then_some(Self::Float),
+            Some("integer") => [Self::Int32, Self::Int64].into_iter().find(|f| f.name() == format),
+            Some("number") => [Self::Float, Self::Double].into_iter().find(|f| f.name() == format),
             None | Some("" | "string") => Some(match format.replace('-', "").as_str() {
                 "byte" => Self::Byte,
                 "cidr" => Self::Cidr,
@@ -63,7 +65,9 @@ impl Format {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Int32 => "int32",
+            Self::Int64 => "int64",
             Self::Float => "float",
+            Self::Double => "double",
             Self::Byte => "byte",
             Self::Cidr => "cidr",
             Self::Date => "date",
@@ -85,7 +89,7 @@ impl Format {
     /// Whether `text` is of this format. Numeric formats say nothing about text.
     pub(crate) fn admits(self, text: &str) -> bool {
         match self {
-            Self::Int32 | Self::Float => true,
+            Self::Int32 | Self::Int64 | Self::Float | Self::Double => true,
             Self::Byte => {
                 !text.is_empty() && base64::Engine::decode(&base64::engine::general_purpose::STANDARD, text).is_ok()
             }

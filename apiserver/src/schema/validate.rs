@@ -88,7 +88,15 @@ fn check_type(value: &Value, node: &Node, path: &Path, causes: &mut Vec<Cause>) 
         other => other.name() == actual,
     };
     if !fits {
-        let detail = format!("{} in body must be of type {}: {}", path.as_str(), kind.name(), quote(actual));
+        // Where there is a format, the real server speaks of formats, unless the value is text or a list. (A list in the
+        // place of a formatted text it even lets pass; we do not.)
+        let format = node.checks.as_ref().and_then(|c| c.format);
+        let (expected, actual) = match (format, value) {
+            (Some(format), Value::Number(n)) => (format.name(), if n.is_f64() { "float64" } else { "int64" }),
+            (Some(format), Value::Bool(_) | Value::Object(_)) => (format.name(), ""),
+            _ => (kind.name(), actual),
+        };
+        let detail = format!("{} in body must be of type {expected}: {}", path.as_str(), quote(actual));
         causes.push(Cause::type_invalid(field_of(path), &Value::from(actual), &detail));
     }
 }

@@ -180,6 +180,9 @@ func answerObjects(f *file) {
 	must(err)
 	rules := cel.NewValidator(s, true, celconfig.PerCallLimit)
 	withRules := func(errs field.ErrorList, obj, old map[string]interface{}, options ...cel.Option) []string {
+		if rules == nil {
+			return lines(errs)
+		}
 		if isBlocked(errs) {
 			return lines(append(errs, field.Invalid(nil, nil, notChecked)))
 		}
