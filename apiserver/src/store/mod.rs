@@ -136,3 +136,6 @@ impl Store {
         self.readers.lock().expect("no holder panics").clear();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -202,7 +202,7 @@ fn keep_server_metadata(resource: &Resource, old: &Object, wanted: &mut Object) 
             wanted.metadata_mut().insert(field.to_owned(), value.clone());
         }
     }
-    // Custom resources and leases must say what they replace; other kinds may leave it out.
+    // Custom resources must say what they replace; built-in kinds may leave it out.
     let may_be_unconditional = !matches!(resource.behavior, Behavior::Custom);
     if may_be_unconditional && matches!(wanted.resource_version(), "" | "0") {
         wanted.metadata_mut().insert("resourceVersion".to_owned(), json!(old.resource_version()));
@@ -257,7 +257,8 @@ fn is_spec_changed(resource: &Resource, old: &Object, new: &Object) -> bool {
 
 /// Whether nothing holds an object that is being deleted.
 pub(crate) fn is_released(object: &Object) -> bool {
-    let held_by_spec = object.kind() == "Namespace"
+    let held_by_spec = object.api_version() == "v1"
+        && object.kind() == "Namespace"
         && object.value().pointer("/spec/finalizers").and_then(Value::as_array).is_some_and(|list| !list.is_empty());
     object.is_deleting() && object.finalizers().is_empty() && !held_by_spec
 }
