@@ -6,3 +6,5 @@
 
 pub mod cluster;
 pub mod node;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;

@@ -6,6 +6,7 @@ mod generate;
 mod guest;
 mod kvm;
 mod process;
+mod sim;
 mod workspace;
 
 use std::process::ExitCode;
@@ -43,6 +44,8 @@ enum Command {
     Demo,
     /// Ends what `demo` started
     Stop,
+    /// Runs both planners against a simulated world, one run a seed; prints the first failing seed with everything that led to it
+    Sim(sim::Options),
     /// Builds for release and runs the benchmarks
     Bench {
         /// Passed on to the benchmarks
@@ -75,6 +78,7 @@ fn run(command: Command) -> Result<()> {
         }
         Command::Demo => demo::run(&workspace),
         Command::Stop => demo::stop(&workspace),
+        Command::Sim(options) => sim::run(&options),
         Command::Bench { arguments } => {
             guest::build(&workspace)?;
             workspace.build_release()?;

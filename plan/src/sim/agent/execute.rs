@@ -1,0 +1,294 @@
+//! What an agent does: one effect of a step on the API server, the journal, the files or libvirt.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::names;
+use api::v1alpha1::{OfflineVirtualMachine, VirtualMachine};
+
+use super::super::api::{Api, ApiError};
+use super::super::host::{Definition, Domain, End, Host, JournalEntry, JournalStart};
+use super::super::reach::Milestone;
+use super::super::world::{CallError, Fate, World};
+use super::{AgentFate, LateFate, StartFate, observe};
+use crate::cluster::ObjectKey;
+use crate::node::{ShutOffReason, Step, VmFacts};
+
+/// What became of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// It was carried out.
+    Done,
+    /// The object has changed since it was read.
+    Conflict,
+    /// What was observed on the host does not hold any more.
+    Changed,
+    /// It failed.
+    Failed,
+}
+
+impl Outcome {
+    fn of(done: bool) -> Self {
+        if done { Self::Done } else { Self::Failed }
+    }
+}
+
+/// One effect.
+pub(super) fn execute(world: &mut World, node: &str, key: &ObjectKey, step: &Step, fate: AgentFate) -> Outcome {
+    match step {
+        Step::WriteStatus(_)
+        | Step::DropFinalizer { .. }
+        | Step::ReleasePlacement { .. }
+        | Step::SetNodeLabel { .. } => call_api(world, node, key, step, fate.call),
+        Step::PrepareDisks { .. }
+        | Step::CleanDisks { .. }
+        | Step::JournalStart { .. }
+        | Step::JournalEnd { .. }
+        | Step::ForgetJournal { .. }
+        | Step::Record(_) => write_files(world, node, key, step),
+        Step::Start { uid } => start(world, node, key, uid, fate),
+        Step::Define { .. }
+        | Step::SettleStart { .. }
+        | Step::SetDeadline { .. }
+        | Step::Shutdown { .. }
+        | Step::Destroy { .. }
+        | Step::KillProcess { .. }
+        | Step::Undefine { .. } => call_libvirt(world, node, key, step, fate),
+    }
+}
+
+/// Effects on the node's own disk.
+fn write_files(world: &mut World, node: &str, key: &ObjectKey, step: &Step) -> Outcome {
+    let Some((host, agent)) = world.hosts.get_mut(node).zip(world.agents.get_mut(node)) else { return Outcome::Failed };
+    match step {
+        Step::PrepareDisks { uid } => {
+            host.disks.insert(uid.clone(), key.clone());
+            agent.memory(key).ready_for = Some(uid.clone());
+        }
+        Step::CleanDisks { uid } => {
+            world.ledger.cleaning(&world.api.state, Some(host), key, uid);
+            host.disks.remove(uid);
+            agent.memory(key).ready_for.take_if(|ready| ready == uid);
+            world.reach.hit(Milestone::FilesCleaned);
+        }
+        Step::JournalStart { uid, running } => {
+            let run_id = host.domains.get(key).and_then(|domain| domain.run_id).filter(|_| *running);
+            let boot = host.boot;
+            journal(host, uid, key).start = Some(JournalStart { boot, settled: *running, run_id });
+        }
+        Step::JournalEnd { uid, end } => {
+            journal(host, uid, key).end = Some(end.clone());
+            world.reach.hit(Milestone::EndJournalled);
+        }
+        Step::ForgetJournal { uid } => {
+            host.journal.remove(uid);
+        }
+        _ => {}
+    }
+    Outcome::Done
+}
+
+fn journal<'a>(host: &'a mut Host, uid: &str, key: &ObjectKey) -> &'a mut JournalEntry {
+    host.journal.entry(uid.to_owned()).or_insert_with(|| JournalEntry { key: key.clone(), ..JournalEntry::default() })
+}
+
+fn call_api(world: &mut World, node: &str, key: &ObjectKey, step: &Step, fate: Fate) -> Outcome {
+    let fate = if world.hosts.get(node).is_some_and(|host| host.api_reachable) { fate } else { Fate::Lost };
+    if fate != Fate::Lost {
+        world.ledger.agent_writing(&world.api.state, world.hosts.get(node), key, step);
+    }
+    let result = world.call(fate, |api| write(api, node, key, step));
+    match result {
+        Ok(answer) => {
+            note_written(world, node, step);
+            if let Some((vm, agent)) = answer.zip(world.agents.get_mut(node)) {
+                agent.memory(key).latest = Some(vm);
+            }
+            Outcome::Done
+        }
+        Err(CallError::Refused(_)) => Outcome::Conflict,
+        Err(CallError::NoAnswer) => Outcome::Failed,
+    }
+}
+
+/// A write, under the preconditions of its step. Answers with the VM, where it is one's.
+fn write(api: &mut Api, node: &str, key: &ObjectKey, step: &Step) -> Result<Option<Arc<VirtualMachine>>, ApiError> {
+    match step {
+        Step::WriteStatus(write) => {
+            api.update::<VirtualMachine>(key, Some(&write.uid), Some(&write.resource_version), |vm| {
+                vm.status = Some((*write.status).clone());
+            })
+            .map(Some)
+        }
+        Step::DropFinalizer { uid, resource_version } => {
+            api.update::<VirtualMachine>(key, Some(uid), Some(resource_version), |vm| {
+                vm.metadata.finalizers.iter_mut().for_each(|list| list.retain(|f| f != names::VM_FINALIZER));
+            })
+            .map(|_| None)
+        }
+        Step::ReleasePlacement { ovm_uid, resource_version } => {
+            api.update::<OfflineVirtualMachine>(key, Some(ovm_uid), Some(resource_version), |ovm| {
+                if let Some(placement) = ovm.status.as_mut().and_then(|status| status.placement.as_mut()) {
+                    placement.released = true;
+                }
+            })
+            .map(|_| None)
+        }
+        Step::SetNodeLabel { uid } => api
+            .update::<VirtualMachine>(key, Some(uid), None, |vm| {
+                let labels = vm.metadata.labels.get_or_insert_default();
+                labels.insert(names::NODE_NAME_LABEL.to_owned(), node.to_owned());
+            })
+            .map(Some),
+        _ => Ok(None),
+    }
+}
+
+fn note_written(world: &mut World, node: &str, step: &Step) {
+    let milestone = match step {
+        Step::WriteStatus(write) if write.status.phase.is_some_and(api::v1alpha1::Phase::is_final) => {
+            let entry = world.hosts.get(node).and_then(|host| host.journal.get(&write.uid));
+            if entry.is_some_and(|entry| entry.end.is_some()) {
+                world.hit(Milestone::JournalledEndReported);
+            }
+            let is_success = write.status.phase == Some(api::v1alpha1::Phase::Succeeded);
+            if is_success { Milestone::ReportedSucceeded } else { Milestone::ReportedFailed }
+        }
+        Step::DropFinalizer { .. } => Milestone::AgentLetVmGo,
+        Step::ReleasePlacement { .. } => Milestone::PlacementReleased,
+        _ => return,
+    };
+    world.hit(milestone);
+}
+
+/// S5's last step. The call goes by the domain's UUID, which a successor has too: a late one starts whichever is defined by then.
+fn start(world: &mut World, node: &str, key: &ObjectKey, uid: &str, fate: AgentFate) -> Outcome {
+    let Some(host) = world.hosts.get_mut(node).filter(|host| host.libvirt_up) else { return Outcome::Failed };
+    let is_off = |domain: &Domain| domain.definition.vm_uid == uid && domain.process.is_none();
+    if !host.domains.get(key).is_some_and(is_off) {
+        return Outcome::Failed;
+    }
+    match fate.start {
+        StartFate::Hangs => {
+            host.late_starts.push((key.clone(), uid.to_owned()));
+            world.hit(Milestone::StartHung);
+            return Outcome::Failed;
+        }
+        StartFate::Fails => {
+            if let Some(domain) = host.domains.get_mut(key) {
+                domain.reason = ShutOffReason::Failed;
+            }
+            if let Some(start) = journal(host, uid, key).start.as_mut() {
+                start.settled = true;
+            }
+            world.hit(Milestone::StartFailed);
+            return Outcome::Failed;
+        }
+        StartFate::Good | StartFate::AgentDies => {}
+    }
+    host.start(key, !fate.deaf);
+    if fate.start == StartFate::AgentDies {
+        if let Some(agent) = world.agents.get_mut(node) {
+            agent.kill();
+        }
+        world.hit(Milestone::AgentDiedInStart);
+        return Outcome::Failed;
+    }
+    let run_id = host.domains.get(key).and_then(|domain| domain.run_id);
+    if let Some(start) = journal(host, uid, key).start.as_mut() {
+        start.settled = true;
+        start.run_id = run_id;
+    }
+    world.hit(Milestone::GuestStarted);
+    Outcome::Done
+}
+
+fn call_libvirt(world: &mut World, node: &str, key: &ObjectKey, step: &Step, fate: AgentFate) -> Outcome {
+    let wall = world.wall_on(node);
+    let grace = observe::cached(world, node, key).map(|vm: VmFacts| vm.grace).unwrap_or_default();
+    let Some((host, agent)) = world.hosts.get_mut(node).zip(world.agents.get_mut(node)) else { return Outcome::Failed };
+    if !host.libvirt_up {
+        return Outcome::Failed;
+    }
+    world.ledger.acting(&world.api.state, node, key, step);
+    match step {
+        Step::Define { uid, .. } => Outcome::of(define(host, key, uid, grace)),
+        Step::SettleStart { uid } => {
+            world.reach.hit(Milestone::StartSettled);
+            Outcome::of(settle(host, key, uid, fate.late))
+        }
+        Step::SetDeadline { uid, deadline } => match domain_of(host, key, uid) {
+            Some(domain) => {
+                domain.definition.deadline = Some(*deadline);
+                Outcome::Done
+            }
+            None => Outcome::Changed,
+        },
+        Step::Shutdown { uid } => {
+            agent.memory(key).last_signal = Some(wall);
+            let Some(pid) = domain_of(host, key, uid).and_then(|domain| domain.process) else { return Outcome::Changed };
+            if let Some(process) = host.processes.get_mut(&pid) {
+                process.shutting_down |= process.obeys_acpi && !fate.press_dropped;
+            }
+            world.reach.hit(Milestone::PowerButtonPressed);
+            Outcome::Done
+        }
+        Step::Destroy { uid } => {
+            if let Some(pid) = domain_of(host, key, uid).and_then(|domain| domain.process) {
+                host.end(pid, End::Destroyed);
+                world.reach.hit(Milestone::GraceExceeded);
+            }
+            Outcome::Done
+        }
+        Step::KillProcess { pid } => {
+            host.end(*pid, End::Killed);
+            world.reach.hit(Milestone::ProcessKilled);
+            Outcome::Done
+        }
+        Step::Undefine { uid } => {
+            let is_active = domain_of(host, key, uid).is_some_and(|domain| domain.process.is_some());
+            if !is_active && domain_of(host, key, uid).is_some() {
+                host.domains.remove(key);
+            }
+            Outcome::of(!is_active)
+        }
+        _ => Outcome::Done,
+    }
+}
+
+fn domain_of<'a>(host: &'a mut Host, key: &ObjectKey, uid: &str) -> Option<&'a mut Domain> {
+    host.domains.get_mut(key).filter(|domain| domain.definition.vm_uid == uid)
+}
+
+/// False: the name is a domain's of another VM, over which nothing is defined.
+fn define(host: &mut Host, key: &ObjectKey, uid: &str, grace: Duration) -> bool {
+    let firmware_uuid = observe::abi(key).firmware_uuid.unwrap_or_default();
+    let definition = Definition { vm_uid: uid.to_owned(), grace, deadline: None, firmware_uuid };
+    match host.domains.get_mut(key) {
+        Some(domain) if domain.definition.vm_uid != uid => return false,
+        Some(domain) => domain.definition = definition,
+        None => {
+            let reason = ShutOffReason::Unknown;
+            host.domains.insert(key.clone(), Domain { definition, process: None, run_id: None, reason });
+        }
+    }
+    true
+}
+
+/// S6: destroys what runs, and waits for a call that is still under way. False: that has not come to its end.
+fn settle(host: &mut Host, key: &ObjectKey, uid: &str, late: LateFate) -> bool {
+    let is_late = host.late_starts.iter().any(|(name, _)| name == key);
+    match late {
+        LateFate::StillHangs if is_late => return false,
+        LateFate::FiresFirst if is_late => drop(host.start(key, true)),
+        LateFate::StillHangs | LateFate::FiresFirst | LateFate::Never => {}
+    }
+    host.late_starts.retain(|(name, _)| name != key);
+    if let Some(pid) = domain_of(host, key, uid).and_then(|domain| domain.process) {
+        host.end(pid, End::Destroyed);
+    }
+    if let Some(start) = journal(host, uid, key).start.as_mut() {
+        start.settled = true;
+    }
+    true
+}

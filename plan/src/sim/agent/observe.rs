@@ -1,0 +1,172 @@
+//! What an agent sees: each read as it is, unless a lie takes away the rule that asked for it.
+
+use std::sync::Arc;
+
+use api::v1alpha1::{AbiStatus, VirtualMachine};
+
+use super::super::api::Snapshot;
+use super::super::host::Domain;
+use super::super::world::World;
+use super::Memory;
+use crate::cluster::{ObjectKey, bound_node};
+use crate::node::{
+    DesiredGuest, DisksState, DomainFacts, DomainSlot, DomainState, FreshVm, JournalFacts, Look, NodeView,
+    ObservedGuest, OvmFacts, OvmView, ProcLook, StartRecord, VmFacts,
+};
+
+/// The VM as the watch on this node's VMs has it, or as the agent was answered since.
+pub(super) fn cached(world: &World, node: &str, key: &ObjectKey) -> Option<VmFacts> {
+    let agent = world.agents.get(node)?;
+    let view = world.api.at(agent.seen);
+    let vm = view.vms.get(key).filter(|vm| bound_node(vm) == Some(node))?;
+    let latest = agent.memory.get(key).and_then(|memory| memory.latest.as_ref());
+    let newer = latest.filter(|latest| latest.metadata.uid == vm.metadata.uid && version(latest) > version(vm));
+    Some(VmFacts::from_object(newer.unwrap_or(vm)))
+}
+
+fn version(vm: &VirtualMachine) -> u64 {
+    vm.metadata.resource_version.as_ref().and_then(|version| version.parse().ok()).unwrap_or(0)
+}
+
+/// What the reads of S4 are answered from.
+pub(super) fn start_view(world: &World, node: &str) -> Arc<Snapshot> {
+    let seen = world.agents.get(node).map_or(0, |agent| agent.seen);
+    if world.lies.start_check_from_cache { world.api.at(seen) } else { world.api.newest() }
+}
+
+pub(super) fn node_view(view: &Snapshot, node: &str) -> NodeView {
+    match view.nodes.get(node) {
+        None => NodeView::Missing,
+        Some(node) if node.out_of_service => NodeView::OutOfService,
+        Some(_) => NodeView::InService,
+    }
+}
+
+pub(super) fn ovm_view(world: &World, key: &ObjectKey) -> OvmView {
+    world.api.state.ovms.get(key).map_or(OvmView::Absent, |ovm| {
+        let mut facts = OvmFacts::from_object(ovm);
+        if world.lies.agents_see_no_placement {
+            facts.placement = None;
+        }
+        OvmView::Present(facts)
+    })
+}
+
+/// The uncached read of the VM.
+pub(super) fn fresh_vm(world: &World, node: &str, key: &ObjectKey, look: Look, reachable: bool) -> FreshVm {
+    if !reachable {
+        return FreshVm::Unreachable("the API server does not answer".to_owned());
+    }
+    let view = if look == Look::Start { start_view(world, node) } else { world.api.newest() };
+    let domain = world.hosts.get(node).and_then(|host| host.domains.get(key));
+    let is_hidden = |vm: &VirtualMachine| {
+        world.lies.successors_hidden
+            && domain.is_some_and(|domain| Some(&domain.definition.vm_uid) != vm.metadata.uid.as_ref())
+    };
+    match view.vms.get(key) {
+        Some(vm) if !is_hidden(vm) => FreshVm::Present(Box::new(VmFacts::from_object(vm))),
+        Some(_) | None => FreshVm::Absent,
+    }
+}
+
+pub(super) fn look_in_proc(world: &World, node: &str, key: &ObjectKey) -> ProcLook {
+    if world.lies.proc_clear {
+        return ProcLook::Clear;
+    }
+    match world.hosts.get(node).and_then(|host| host.process_of(key)) {
+        Some((pid, _)) => ProcLook::Hit { pid },
+        None => ProcLook::Clear,
+    }
+}
+
+/// Everything that the node shows of the guest.
+pub(super) fn observe(
+    world: &mut World,
+    node: &str,
+    key: &ObjectKey,
+    desired: &DesiredGuest,
+    proc: ProcLook,
+) -> Option<ObservedGuest> {
+    let lies = world.lies;
+    let host = world.hosts.get(node)?;
+    let agent = world.agents.get_mut(node)?;
+    let vm = match &desired.fresh {
+        Some(FreshVm::Present(vm)) => Some(&**vm),
+        Some(FreshVm::Absent) => None,
+        Some(FreshVm::Unreachable(_)) | None => desired.cached.as_ref(),
+    };
+    let domain = host.domains.get(key).filter(|domain| {
+        !lies.only_own_domains || vm.is_some_and(|vm| vm.uid == domain.definition.vm_uid)
+    });
+    let slot = match domain {
+        _ if !host.libvirt_up => DomainSlot::Unknown,
+        None => DomainSlot::Free,
+        Some(domain) => DomainSlot::Ours(Box::new(domain_facts(domain))),
+    };
+    let uid = vm.map(|vm| vm.uid.as_str()).or_else(|| domain.map(|domain| domain.definition.vm_uid.as_str()));
+    turn_to(agent.memory(key), uid);
+    let guard = domain.and_then(|domain| agent.guards.get(&(key.clone(), domain.definition.vm_uid.clone())));
+    let guard = guard.cloned().unwrap_or_default();
+    let journal = host
+        .journal
+        .iter()
+        .filter(|(_, entry)| entry.key == *key)
+        .map(|(uid, entry)| JournalFacts {
+            vm_uid: uid.clone(),
+            start: entry.start.filter(|_| !lies.journal_without_starts).map(|start| StartRecord {
+                this_boot: start.boot == host.boot,
+                settled: start.settled || lies.starts_settled,
+                run_id: start.run_id,
+            }),
+            end: entry.end.clone(),
+        })
+        .collect();
+    let present = host.disks.iter().filter(|(_, owner)| *owner == key).map(|(uid, _)| uid.clone()).collect();
+    let memory = agent.memory(key);
+    Some(ObservedGuest {
+        node_name: node.to_owned(),
+        slot,
+        proc,
+        journal,
+        disks: DisksState { ready_for: memory.ready_for.clone(), present },
+        wanted_abi: host.libvirt_up.then(|| Ok(abi(key))),
+        trouble: memory.trouble.as_ref().map(|(_, trouble)| trouble.clone()),
+        last_signal: memory.last_signal,
+        panic_seen: false,
+        guard,
+    })
+}
+
+/// Forgets what was remembered of another VM's run.
+fn turn_to(memory: &mut Memory, uid: Option<&str>) {
+    if let Some(uid) = uid.filter(|uid| *uid != memory.about) {
+        uid.clone_into(&mut memory.about);
+        memory.last_signal = None;
+        memory.trouble = None;
+    }
+}
+
+/// What every guest of a name gets: its UUID is that of namespace and name.
+pub(super) fn abi(key: &ObjectKey) -> AbiStatus {
+    AbiStatus {
+        firmware_uuid: Some(format!("uuid-of-{key}")),
+        machine_type: Some("pc-q35-10.0".to_owned()),
+        ..AbiStatus::default()
+    }
+}
+
+fn domain_facts(domain: &Domain) -> DomainFacts {
+    DomainFacts {
+        vm_uid: domain.definition.vm_uid.clone(),
+        state: if domain.process.is_some() { DomainState::Running } else { DomainState::ShutOff(domain.reason) },
+        run_id: domain.run_id,
+        grace: domain.definition.grace,
+        deadline: domain.definition.deadline,
+        abi: AbiStatus {
+            firmware_uuid: Some(domain.definition.firmware_uuid.clone()),
+            machine_type: Some("pc-q35-10.0".to_owned()),
+            ..AbiStatus::default()
+        },
+        interfaces: Vec::new(),
+    }
+}

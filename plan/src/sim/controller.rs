@@ -1,0 +1,397 @@
+//! A controller process: caches of any age, one uncached read or one write at a time. Does for one key what `controller/` does.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::names;
+use api::v1alpha1::{OfflineVirtualMachine, VirtualMachine};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use uuid::Uuid;
+
+use super::api::{NodeObject, Propagation, Snapshot};
+use super::reach::Milestone;
+use super::words::ClusterStep;
+use super::world::{CallError, Fate, World};
+use crate::cluster::{
+    Installation, LeaseFact, MetadataEdit, Next, NodeFacts, ObjectKey, Observed, ObservedHome, ObservedNode, Operation,
+    ReadOrder, Requests, Step, StepFailure, Version, bound_node, plan,
+};
+
+/// Memory and CPU of a node: enough for every guest of the simulation.
+const PLENTY: Requests = Requests { memory_kib: 1 << 30, cpu_millis: 1 << 20 };
+
+/// One controller process.
+#[derive(Clone, Debug)]
+pub(super) struct Controller {
+    /// resourceVersion up to which the watches have delivered.
+    pub(super) seen: u64,
+    pub(super) leases: BTreeMap<String, LeaseFact>,
+    failures: BTreeMap<ObjectKey, StepFailure>,
+    /// What it is in the middle of, by key.
+    tasks: BTreeMap<ObjectKey, Task>,
+    started: Duration,
+    /// By key: when there was nothing to do, as a number that grows with everything that happens.
+    idle_at: BTreeMap<ObjectKey, u64>,
+}
+
+/// Where a reconcile is.
+#[derive(Clone, Debug)]
+enum Task {
+    /// Reading, in the order of the look.
+    Looking { nodes: Vec<String>, reads: Reads },
+    /// About to write.
+    Acting { observed: Box<Observed>, step: Box<Step> },
+}
+
+/// What has been read of a look so far.
+#[derive(Clone, Debug, Default)]
+struct Reads {
+    first_vm: Option<Option<Arc<VirtualMachine>>>,
+    ovm: Option<Option<Arc<OfflineVirtualMachine>>>,
+    vm: Option<Option<Arc<VirtualMachine>>>,
+    leases: BTreeMap<String, LeaseFact>,
+    homes: BTreeMap<String, ObservedHome>,
+}
+
+impl Controller {
+    /// A process that has just started: its first list shows the objects as of `seen`.
+    pub(super) fn new(now: Duration, seen: u64) -> Self {
+        Self {
+            seen,
+            leases: BTreeMap::new(),
+            failures: BTreeMap::new(),
+            tasks: BTreeMap::new(),
+            started: now,
+            idle_at: BTreeMap::new(),
+        }
+    }
+
+    /// Whether it is in the middle of something for `key`.
+    pub(super) fn is_busy(&self, key: &ObjectKey) -> bool {
+        self.tasks.contains_key(key)
+    }
+
+    /// What it is about to do for `key`.
+    pub(super) fn next_step(&self, key: &ObjectKey) -> Option<&Step> {
+        match self.tasks.get(key)? {
+            Task::Acting { step, .. } => Some(step),
+            Task::Looking { .. } => None,
+        }
+    }
+
+    /// Every write that it is about to make.
+    pub(super) fn next_steps(&self) -> impl Iterator<Item = &Step> {
+        self.tasks.keys().filter_map(|key| self.next_step(key))
+    }
+
+    /// Whether it found nothing to do for `key`, and nothing has happened since.
+    pub(super) fn is_idle(&self, key: &ObjectKey, activity: u64) -> bool {
+        !self.is_busy(key) && self.idle_at.get(key) == Some(&activity)
+    }
+
+    /// The watch delivers everything up to `version`.
+    pub(super) fn watch(&mut self, view: &Snapshot, now: Duration) {
+        self.seen = self.seen.max(view.version);
+        let names: Vec<String> = view.leases.keys().chain(self.leases.keys()).cloned().collect();
+        for name in names {
+            let version = view.leases.get(&name).map(u64::to_string);
+            let fact = LeaseFact::seen(self.leases.get(&name), version.as_deref(), now);
+            self.leases.insert(name, fact);
+        }
+    }
+}
+
+/// One step of controller `index` for `key`.
+pub(super) fn step(world: &mut World, index: usize, key: &ObjectKey, fate: Fate) {
+    let Some(controller) = world.controllers.get_mut(index) else { return };
+    match controller.tasks.remove(key) {
+        None => {
+            let observed = observe_cached(world, index, key);
+            go_on(world, index, key, observed);
+        }
+        Some(Task::Looking { nodes, reads }) => look(world, index, key, nodes, reads, fate),
+        Some(Task::Acting { observed, step }) => act(world, index, key, *observed, *step, fate),
+    }
+}
+
+fn go_on(world: &mut World, index: usize, key: &ObjectKey, observed: Observed) {
+    let made = plan(world.clock(), &observed);
+    if made.report.0.iter().any(|note| note.starts_with("the guest keeps failing")) {
+        world.hit(Milestone::StartBackedOff);
+    }
+    let task = match made.next {
+        Next::Rest => {
+            let activity = world.activity();
+            if let Some(controller) = world.controllers.get_mut(index) {
+                controller.idle_at.insert(key.clone(), activity);
+            }
+            return;
+        }
+        Next::Look(look) => Task::Looking { nodes: look.nodes.into_iter().collect(), reads: Reads::default() },
+        Next::Act(step) => {
+            world.ledger.planned(&observed, &step);
+            world.note(format_args!("c{index} {key}: {}", made.report));
+            Task::Acting { observed: Box::new(observed), step: Box::new(step) }
+        }
+    };
+    if let Some(controller) = world.controllers.get_mut(index) {
+        controller.tasks.insert(key.clone(), task);
+    }
+}
+
+fn observe_cached(world: &World, index: usize, key: &ObjectKey) -> Observed {
+    let view = world.controllers.get(index).map(|controller| world.api.at(controller.seen)).unwrap_or_default();
+    let ovm = view.ovms.get(key).cloned();
+    let vm = view.vms.get(key).cloned();
+    observed(world, index, key, &view, ovm, vm, ReadOrder::CACHED, &BTreeMap::new())
+}
+
+#[expect(clippy::too_many_arguments, reason = "the parts of one observation, gathered in one place")]
+fn observed(
+    world: &World,
+    index: usize,
+    key: &ObjectKey,
+    view: &Snapshot,
+    ovm: Option<Arc<OfflineVirtualMachine>>,
+    vm: Option<Arc<VirtualMachine>>,
+    order: ReadOrder,
+    read: &BTreeMap<String, ObservedHome>,
+) -> Observed {
+    let controller = world.controllers.get(index);
+    let lease = |name: &str| lease_fact(world, index, name);
+    let (ovm, vm) = (ovm.map(|ovm| shown_ovm(world, vm.as_deref(), ovm)), vm);
+    let vm = vm.map(|vm| shown_vm(world, ovm.as_deref(), vm));
+    let placed = ovm.as_ref().and_then(|ovm| ovm.status.as_ref()?.placement.as_ref()).map(|p| p.node_name.clone());
+    let bound = vm.as_ref().and_then(|vm| bound_node(vm)).map(str::to_owned);
+    let homes = placed
+        .into_iter()
+        .chain(bound)
+        .map(|name| {
+            let home = read.get(&name).cloned().unwrap_or_else(|| home(view.nodes.get(&name), lease(&name), false));
+            (name, home)
+        })
+        .collect();
+    Observed {
+        key: key.clone(),
+        ovm,
+        vm,
+        order,
+        homes,
+        nodes: view
+            .nodes
+            .iter()
+            .map(|(name, node)| ObservedNode {
+                facts: Arc::new(facts(name, node)),
+                lease: lease(name),
+                guests: Requests::default(),
+                pods: Requests::default(),
+            })
+            .collect(),
+        installation: Arc::new(Installation {
+            cluster_uid: Uuid::from_u128(1),
+            network: "none".to_owned(),
+            nic_model: "e1000".to_owned(),
+        }),
+        failure: controller.and_then(|controller| controller.failures.get(key)).cloned(),
+    }
+}
+
+fn lease_fact(world: &World, index: usize, node: &str) -> LeaseFact {
+    if world.lies.leases_expired {
+        return LeaseFact { version: None, since: Duration::ZERO, renewed: false };
+    }
+    let controller = world.controllers.get(index);
+    let unknown = || LeaseFact::seen(None, None, controller.map_or(world.now, |controller| controller.started));
+    controller.and_then(|controller| controller.leases.get(node)).cloned().unwrap_or_else(unknown)
+}
+
+/// The OVM as it is, or as a lie shows it.
+fn shown_ovm(
+    world: &World,
+    vm: Option<&VirtualMachine>,
+    mut ovm: Arc<OfflineVirtualMachine>,
+) -> Arc<OfflineVirtualMachine> {
+    let placed = ovm.status.as_ref().and_then(|status| status.placement.as_ref());
+    let is_undecided = vm.is_some_and(|vm| {
+        bound_node(vm).is_none() && placed.map(|placement| &placement.vm_uid) == vm.metadata.uid.as_ref()
+    });
+    let hides = world.lies.controllers_see_no_placement || (world.lies.placement_of_unbound_hidden && is_undecided);
+    if hides && let Some(status) = Arc::make_mut(&mut ovm).status.as_mut() {
+        status.placement = None;
+    }
+    ovm
+}
+
+/// The VM as it is, or as a lie shows it.
+fn shown_vm(world: &World, ovm: Option<&OfflineVirtualMachine>, mut vm: Arc<VirtualMachine>) -> Arc<VirtualMachine> {
+    if world.lies.finalizers_look_present {
+        Arc::make_mut(&mut vm).metadata.finalizers = Some(vec![names::VM_FINALIZER.to_owned()]);
+    }
+    if let Some(uid) = ovm.and_then(|ovm| ovm.metadata.uid.clone()).filter(|_| world.lies.adoptions_look_blocked) {
+        let annotations = Arc::make_mut(&mut vm).metadata.annotations.get_or_insert_default();
+        annotations.insert(names::ORPHANED_BY_ANNOTATION.to_owned(), uid);
+    }
+    vm
+}
+
+fn home(node: Option<&NodeObject>, lease: LeaseFact, read_after_vm: bool) -> ObservedHome {
+    ObservedHome { exists: node.is_some(), out_of_service: node.is_some_and(|n| n.out_of_service), lease, read_after_vm }
+}
+
+fn facts(name: &str, node: &NodeObject) -> NodeFacts {
+    NodeFacts {
+        name: name.to_owned(),
+        version: Version { uid: node.uid.clone(), resource_version: node.version.to_string() },
+        labels: BTreeMap::from([(names::SCHEDULABLE_LABEL.to_owned(), node.schedulable.to_string())]),
+        taints: Vec::new(),
+        closed: node.cordoned || node.out_of_service,
+        allocatable: PLENTY,
+        reserved_kib: 0,
+    }
+}
+
+/// One read of a look; after the last, the plan.
+fn look(world: &mut World, index: usize, key: &ObjectKey, nodes: Vec<String>, mut reads: Reads, fate: Fate) {
+    if fate != Fate::Good {
+        return; // a read that fails ends the pass
+    }
+    let lies = world.lies;
+    let seen = world.controllers.get(index).map_or(0, |controller| controller.seen);
+    let (live, cache) = (world.api.newest(), world.api.at(seen));
+    let ovms = if lies.ovm_from_cache { &cache.ovms } else { &live.ovms };
+    let homes = if lies.homes_from_cache { &cache } else { &live };
+    if reads.first_vm.is_none() {
+        reads.first_vm = Some(live.vms.get(key).cloned());
+    } else if reads.ovm.is_none() {
+        reads.ovm = Some(ovms.get(key).cloned());
+        reads.vm = reads.first_vm.clone().filter(|_| lies.vm_read_once);
+    } else if reads.vm.is_none() {
+        let again = live.vms.get(key).cloned();
+        if reads.first_vm.as_ref().map(version) == Some(version(&again)) {
+            reads.vm = Some(again);
+        } else {
+            reads = Reads { first_vm: Some(again), ..Reads::default() };
+        }
+    } else if let Some(name) = nodes.iter().find(|name| !reads.leases.contains_key(*name)) {
+        let version = homes.leases.get(name).map(u64::to_string);
+        let before = lease_fact(world, index, name);
+        let fact =
+            if lies.leases_expired { before } else { LeaseFact::seen(Some(&before), version.as_deref(), world.now) };
+        if let Some(controller) = world.controllers.get_mut(index) {
+            controller.leases.insert(name.clone(), fact.clone());
+        }
+        reads.leases.insert(name.clone(), fact);
+    } else if let Some(name) = nodes.iter().find(|name| !reads.homes.contains_key(*name)) {
+        let lease = reads.leases.get(name).cloned().unwrap_or_default();
+        reads.homes.insert(name.clone(), home(homes.nodes.get(name), lease, true));
+    }
+    let complete = reads.vm.is_some() && nodes.iter().all(|name| reads.homes.contains_key(name));
+    if !complete {
+        if let Some(controller) = world.controllers.get_mut(index) {
+            controller.tasks.insert(key.clone(), Task::Looking { nodes, reads });
+        }
+        return;
+    }
+    let view = cache;
+    let (ovm, vm) = (reads.ovm.flatten(), reads.vm.flatten());
+    let observed = observed(world, index, key, &view, ovm, vm, ReadOrder::UNCACHED, &reads.homes);
+    go_on(world, index, key, observed);
+}
+
+fn version(vm: &Option<Arc<VirtualMachine>>) -> Option<(Option<String>, Option<String>)> {
+    vm.as_ref().map(|vm| (vm.metadata.uid.clone(), vm.metadata.resource_version.clone()))
+}
+
+/// The write; then its answer is folded in, and the planner asked again.
+fn act(world: &mut World, index: usize, key: &ObjectKey, mut observed: Observed, step: Step, fate: Fate) {
+    let operation = match &step {
+        Step::CreateVm(_) => Some(Operation::Create),
+        Step::DeleteVm(_) => Some(Operation::Delete),
+        Step::EditVm(..) | Step::EditOvm(..) | Step::WriteVmStatus { .. } | Step::WriteOvmStatus { .. } => None,
+    };
+    world.ledger.writing(&world.api.state, key, &step, fate);
+    let result = write(world, key, &step, fate);
+    let text = match &result {
+        Ok(_) => "done",
+        Err(CallError::Refused(_)) => "conflict",
+        Err(CallError::NoAnswer) => "no answer",
+    };
+    world.note(format_args!("c{index} {key}:   {} -> {text}", ClusterStep(&step)));
+    if result.is_ok() {
+        super::reach::of_write(&observed, &step).into_iter().for_each(|milestone| world.reach.hit(milestone));
+    }
+    let generation = observed.ovm.as_ref().and_then(|ovm| ovm.metadata.generation);
+    let now = world.now;
+    let Some(controller) = world.controllers.get_mut(index) else { return };
+    match result {
+        Ok(Written::Vm(vm)) => {
+            controller.failures.remove(key);
+            observed.vm_written(vm);
+        }
+        Ok(Written::Ovm(ovm)) => observed.ovm_written(ovm),
+        Err(CallError::Refused(_)) => return, // somebody was faster: look again when the watch has it
+        Err(CallError::NoAnswer) => {
+            if let Some(operation) = operation {
+                let attempts = controller.failures.get(key).map_or(0, |failure| failure.attempts) + 1;
+                let error = "no answer".to_owned();
+                controller.failures.insert(key.clone(), StepFailure { operation, error, attempts, at: now, generation });
+            }
+            return;
+        }
+    }
+    observed.failure = world.controllers.get(index).and_then(|controller| controller.failures.get(key)).cloned();
+    go_on(world, index, key, observed);
+}
+
+/// The answer to a write: the object as it is now, none if it is gone.
+enum Written {
+    Vm(Option<Arc<VirtualMachine>>),
+    Ovm(Option<Arc<OfflineVirtualMachine>>),
+}
+
+fn write(world: &mut World, key: &ObjectKey, step: &Step, fate: Fate) -> Result<Written, CallError> {
+    world.call(fate, |api| {
+        let vm = |answer: Arc<VirtualMachine>| Written::Vm(Some(answer));
+        match step {
+            Step::CreateVm(object) => api.create(key, (**object).clone()).map(vm),
+            Step::DeleteVm(at) => api
+                .delete::<VirtualMachine>(key, Some(&at.uid), Some(&at.resource_version), Propagation::Background)
+                .map(|()| Written::Vm(api.state.vms.get(key).cloned())),
+            Step::EditVm(at, edit) => api
+                .update::<VirtualMachine>(key, Some(&at.uid), Some(&at.resource_version), |object| {
+                    apply(&mut object.metadata, edit);
+                })
+                .map(|answer| Written::Vm(still_there(&api.state.vms, key, answer))),
+            Step::EditOvm(at, edit) => api
+                .update::<OfflineVirtualMachine>(key, Some(&at.uid), Some(&at.resource_version), |object| {
+                    apply(&mut object.metadata, edit);
+                })
+                .map(|answer| Written::Ovm(still_there(&api.state.ovms, key, answer))),
+            Step::WriteVmStatus { at, status, .. } => api
+                .update::<VirtualMachine>(key, Some(&at.uid), Some(&at.resource_version), |object| {
+                    object.status = Some((**status).clone());
+                })
+                .map(vm),
+            Step::WriteOvmStatus { at, status, .. } => api
+                .update::<OfflineVirtualMachine>(key, Some(&at.uid), Some(&at.resource_version), |object| {
+                    object.status = Some((**status).clone());
+                })
+                .map(|answer| Written::Ovm(Some(answer))),
+        }
+    })
+}
+
+fn still_there<T>(table: &BTreeMap<ObjectKey, Arc<T>>, key: &ObjectKey, answer: Arc<T>) -> Option<Arc<T>> {
+    table.contains_key(key).then_some(answer)
+}
+
+fn apply(meta: &mut ObjectMeta, edit: &MetadataEdit) {
+    match edit {
+        MetadataEdit::Finalizers(finalizers) => meta.finalizers = Some(finalizers.clone()),
+        MetadataEdit::OwnerReferences(owners) => meta.owner_references = Some(owners.clone()),
+        MetadataEdit::Annotation { key, value } => {
+            meta.annotations.get_or_insert_default().insert((*key).to_owned(), value.clone());
+        }
+    }
+}
