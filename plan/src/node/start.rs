@@ -194,7 +194,8 @@ impl Trouble {
     pub fn wait_left(&self, now: jiff::Timestamp) -> Option<Duration> {
         let longest = if self.bringing_up { Self::LONGEST_START_PAUSE } else { Self::LONGEST_PAUSE };
         let pause = Duration::from_secs(1u64 << self.failures.saturating_sub(1).min(5)).min(longest);
-        let waited = Duration::try_from(now.duration_since(self.at)).unwrap_or_default();
+        // A failure from the future: the clock was set back since, and how long ago it was cannot be told.
+        let waited = Duration::try_from(now.duration_since(self.at)).ok()?;
         pause.checked_sub(waited).filter(|left| !left.is_zero())
     }
 }

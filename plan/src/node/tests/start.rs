@@ -165,6 +165,13 @@ fn a_failed_attempt_is_told_and_waits_ever_longer() {
 }
 
 #[test]
+fn a_clock_that_was_set_back_does_not_prolong_the_pause() {
+    let mut world = ready();
+    world.observed.trouble = Some(trouble(true, 1, -3600));
+    assert!(names(&world.plan()).contains(&"Start".to_owned()));
+}
+
+#[test]
 fn trouble_with_a_start_never_delays_a_stop() {
     let mut world = ready().deleting().looked();
     world.observed.trouble = Some(trouble(true, 6, 0));
