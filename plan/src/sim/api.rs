@@ -56,6 +56,8 @@ pub(super) struct Snapshot {
 pub(super) struct Api {
     pub(super) now: Duration,
     pub(super) state: Snapshot,
+    /// When each node's Lease was last renewed.
+    pub(super) renewed: BTreeMap<String, Duration>,
     /// Writes so far that changed anything but a Lease.
     pub(super) changes: u64,
     history: Vec<Arc<Snapshot>>,
@@ -160,7 +162,8 @@ impl Api {
         change: impl FnOnce(&mut T),
     ) -> Result<Arc<T>, ApiError> {
         let old = T::table(&mut self.state).get(key).cloned().ok_or(ApiError::NotFound)?;
-        let differs = |expected: Option<&str>, actual: &Option<String>| expected.is_some() && expected != actual.as_deref();
+        let differs =
+            |expected: Option<&str>, actual: &Option<String>| expected.is_some() && expected != actual.as_deref();
         if differs(uid, &old.meta().uid) || differs(version, &old.meta().resource_version) {
             return Err(ApiError::Conflict);
         }
@@ -221,7 +224,8 @@ impl Api {
         }
         for (key, ovm) in ovms {
             let has = |finalizer: &str| ovm.metadata.finalizers.iter().flatten().any(|f| f == finalizer);
-            let dependent = view.vms.get(&key).filter(|vm| owner(vm).is_some_and(|o| Some(&o.uid) == ovm.metadata.uid.as_ref()));
+            let dependent =
+                view.vms.get(&key).filter(|vm| owner(vm).is_some_and(|o| Some(&o.uid) == ovm.metadata.uid.as_ref()));
             let uid = ovm.metadata.uid.as_deref();
             if has(names::ORPHAN_FINALIZER) {
                 return match dependent {
@@ -270,6 +274,7 @@ impl Api {
     /// Renews a Lease, or makes it.
     pub(super) fn renew_lease(&mut self, node: &str) {
         let version = self.bump();
+        self.renewed.insert(node.to_owned(), self.now);
         self.state.leases.insert(node.to_owned(), version.parse().unwrap_or_default());
         self.history.push(Arc::new(self.state.clone()));
     }

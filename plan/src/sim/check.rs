@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use api::v1alpha1::{OfflineVirtualMachine, Phase, Placement, VirtualMachine};
 
+use super::agent::Agent;
 use super::api::Snapshot;
 use super::world::World;
-use crate::cluster::{self, MetadataEdit, ObjectKey, bound_node};
+use crate::cluster::{self, LEASE_EXPIRY, MetadataEdit, ObjectKey, bound_node};
 use crate::node::ShutOffReason;
 
 /// Checks everything that happened since the last check.
@@ -30,13 +31,16 @@ pub(super) fn check(world: &mut World) -> Result<(), String> {
     world.ledger.violations().first().cloned().map_or(Ok(()), Err)
 }
 
-/// F3: a node that looks fenced while its host lives. It has caught up once its agent is back, none of its guests is anybody's predecessor, and no
+/// F3: a node that looks fenced while a guest runs there, or is about to. It has caught up once its agent is back, none of its guests is anybody's predecessor, and no
 /// fencing write is under way.
 fn note_wrong_fences(world: &mut World) {
     for (node, host) in &world.hosts {
         let in_service = world.api.state.nodes.get(node).is_some_and(|node| !node.out_of_service);
         let connected = world.is_connected(node);
-        if host.powered && !in_service && !connected && !host.processes.is_empty() {
+        let renewed = world.api.renewed.get(node).copied().unwrap_or_default();
+        let silent = world.now.saturating_sub(renewed) >= LEASE_EXPIRY;
+        let runs = !host.processes.is_empty() || world.agents.get(node).is_some_and(Agent::is_starting);
+        if host.powered && !in_service && silent && runs {
             world.ledger.wrongly_fenced.insert(node.clone());
         } else if world.ledger.wrongly_fenced.contains(node) && connected && in_service {
             let is_current = |key: &ObjectKey, uid: &str| {
@@ -157,9 +161,9 @@ fn final_state_is_true(world: &World, key: &ObjectKey, old: &VirtualMachine, new
     }
     let domain = host.domains.get(key).filter(|domain| domain.definition.vm_uid == uid && domain.process.is_none());
     match (is, domain.map(|domain| domain.reason)) {
-        (Phase::Succeeded, Some(reason)) if reason != ShutOffReason::Shutdown && journalled.is_none() => host
-            .libvirt_up
-            .then(|| format!("I3: {key} {uid} is reported as Succeeded, and libvirt knows {reason:?}")),
+        (Phase::Succeeded, Some(reason)) if reason != ShutOffReason::Shutdown && journalled.is_none() => {
+            host.libvirt_up.then(|| format!("I3: {key} {uid} is reported as Succeeded, and libvirt knows {reason:?}"))
+        }
         (Phase::Failed, Some(ShutOffReason::Shutdown)) if journalled.is_none() => {
             Some(format!("I3: {key} {uid} is reported as Failed, and powered off"))
         }
@@ -189,7 +193,8 @@ fn placement_stays(key: &ObjectKey, old: &OfflineVirtualMachine, new: &OfflineVi
 /// D3: an OVM goes after its VM.
 fn left_behind(key: &ObjectKey, old: &OfflineVirtualMachine, after: &Snapshot) -> Option<String> {
     let vm = after.vms.get(key)?;
-    let is_owned = vm.metadata.owner_references.iter().flatten().any(|owner| Some(&owner.uid) == old.metadata.uid.as_ref());
+    let is_owned =
+        vm.metadata.owner_references.iter().flatten().any(|owner| Some(&owner.uid) == old.metadata.uid.as_ref());
     is_owned.then(|| format!("{key}: D3: the OVM is gone, and its VM {:?} is left", vm.metadata.uid))
 }
 

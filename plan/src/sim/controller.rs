@@ -236,7 +236,12 @@ fn shown_vm(world: &World, ovm: Option<&OfflineVirtualMachine>, mut vm: Arc<Virt
 }
 
 fn home(node: Option<&NodeObject>, lease: LeaseFact, read_after_vm: bool) -> ObservedHome {
-    ObservedHome { exists: node.is_some(), out_of_service: node.is_some_and(|n| n.out_of_service), lease, read_after_vm }
+    ObservedHome {
+        exists: node.is_some(),
+        out_of_service: node.is_some_and(|n| n.out_of_service),
+        lease,
+        read_after_vm,
+    }
 }
 
 fn facts(name: &str, node: &NodeObject) -> NodeFacts {
@@ -335,7 +340,9 @@ fn act(world: &mut World, index: usize, key: &ObjectKey, mut observed: Observed,
             if let Some(operation) = operation {
                 let attempts = controller.failures.get(key).map_or(0, |failure| failure.attempts) + 1;
                 let error = "no answer".to_owned();
-                controller.failures.insert(key.clone(), StepFailure { operation, error, attempts, at: now, generation });
+                controller
+                    .failures
+                    .insert(key.clone(), StepFailure { operation, error, attempts, at: now, generation });
             }
             return;
         }

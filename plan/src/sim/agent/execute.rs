@@ -114,26 +114,23 @@ fn call_api(world: &mut World, node: &str, key: &ObjectKey, step: &Step, fate: F
 /// A write, under the preconditions of its step. Answers with the VM, where it is one's.
 fn write(api: &mut Api, node: &str, key: &ObjectKey, step: &Step) -> Result<Option<Arc<VirtualMachine>>, ApiError> {
     match step {
-        Step::WriteStatus(write) => {
-            api.update::<VirtualMachine>(key, Some(&write.uid), Some(&write.resource_version), |vm| {
+        Step::WriteStatus(write) => api
+            .update::<VirtualMachine>(key, Some(&write.uid), Some(&write.resource_version), |vm| {
                 vm.status = Some((*write.status).clone());
             })
-            .map(Some)
-        }
-        Step::DropFinalizer { uid, resource_version } => {
-            api.update::<VirtualMachine>(key, Some(uid), Some(resource_version), |vm| {
+            .map(Some),
+        Step::DropFinalizer { uid, resource_version } => api
+            .update::<VirtualMachine>(key, Some(uid), Some(resource_version), |vm| {
                 vm.metadata.finalizers.iter_mut().for_each(|list| list.retain(|f| f != names::VM_FINALIZER));
             })
-            .map(|_| None)
-        }
-        Step::ReleasePlacement { ovm_uid, resource_version } => {
-            api.update::<OfflineVirtualMachine>(key, Some(ovm_uid), Some(resource_version), |ovm| {
+            .map(|_| None),
+        Step::ReleasePlacement { ovm_uid, resource_version } => api
+            .update::<OfflineVirtualMachine>(key, Some(ovm_uid), Some(resource_version), |ovm| {
                 if let Some(placement) = ovm.status.as_mut().and_then(|status| status.placement.as_mut()) {
                     placement.released = true;
                 }
             })
-            .map(|_| None)
-        }
+            .map(|_| None),
         Step::SetNodeLabel { uid } => api
             .update::<VirtualMachine>(key, Some(uid), None, |vm| {
                 let labels = vm.metadata.labels.get_or_insert_default();
@@ -226,7 +223,9 @@ fn call_libvirt(world: &mut World, node: &str, key: &ObjectKey, step: &Step, fat
         },
         Step::Shutdown { uid } => {
             agent.memory(key).last_signal = Some(wall);
-            let Some(pid) = domain_of(host, key, uid).and_then(|domain| domain.process) else { return Outcome::Changed };
+            let Some(pid) = domain_of(host, key, uid).and_then(|domain| domain.process) else {
+                return Outcome::Changed;
+            };
             if let Some(process) = host.processes.get_mut(&pid) {
                 process.shutting_down |= process.obeys_acpi && !fate.press_dropped;
             }

@@ -136,6 +136,12 @@ impl Agent {
         }
     }
 
+    /// Whether it has made its checks for a start, and not yet started.
+    pub(super) fn is_starting(&self) -> bool {
+        let has_start = |steps: &VecDeque<Step>| steps.iter().any(|step| matches!(step, Step::Start { .. }));
+        self.tasks.values().any(|task| matches!(task, Task::Stepping { steps, .. } if has_start(steps)))
+    }
+
     /// Whether it found nothing to do for `key`, and nothing has happened since.
     pub(super) fn is_idle(&self, key: &ObjectKey, activity: u64) -> bool {
         !self.is_busy(key) && self.memory.get(key).is_some_and(|memory| memory.idle_at == Some(activity))

@@ -95,9 +95,10 @@ pub(super) fn observe(
         Some(FreshVm::Absent) => None,
         Some(FreshVm::Unreachable(_)) | None => desired.cached.as_ref(),
     };
-    let domain = host.domains.get(key).filter(|domain| {
-        !lies.only_own_domains || vm.is_some_and(|vm| vm.uid == domain.definition.vm_uid)
-    });
+    let domain = host
+        .domains
+        .get(key)
+        .filter(|domain| !lies.only_own_domains || vm.is_some_and(|vm| vm.uid == domain.definition.vm_uid));
     let slot = match domain {
         _ if !host.libvirt_up => DomainSlot::Unknown,
         None => DomainSlot::Free,

@@ -56,8 +56,12 @@ fn remove_unexplained_files(world: &mut World, node: &str) {
     known.extend(world.api.state.vms.values().filter_map(|vm| vm.metadata.uid.clone()));
     known.extend(host.journal.keys().cloned());
     known.extend(host.domains.values().map(|domain| domain.definition.vm_uid.clone()));
-    let garbage: Vec<(String, ObjectKey)> =
-        host.disks.iter().filter(|(uid, _)| !known.contains(*uid)).map(|(uid, key)| (uid.clone(), key.clone())).collect();
+    let garbage: Vec<(String, ObjectKey)> = host
+        .disks
+        .iter()
+        .filter(|(uid, _)| !known.contains(*uid))
+        .map(|(uid, key)| (uid.clone(), key.clone()))
+        .collect();
     for (uid, key) in garbage {
         world.ledger.cleaning(&world.api.state, world.hosts.get(node), &key, &uid);
         world.note(format_args!("{node} {key}: files of {uid} are garbage"));

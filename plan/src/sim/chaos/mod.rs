@@ -192,7 +192,10 @@ fn actors_step(
             let fate = AgentFate {
                 call,
                 start: pick_start(random, weather),
-                late: random.pick(&[LateFate::Never, LateFate::FiresFirst, LateFate::StillHangs]).copied().unwrap_or_default(),
+                late: random
+                    .pick(&[LateFate::Never, LateFate::FiresFirst, LateFate::StillHangs])
+                    .copied()
+                    .unwrap_or_default(),
                 deaf: random.once_in(4),
                 press_dropped: random.once_in(3),
             };

@@ -145,7 +145,10 @@ pub(in crate::sim) fn settled(world: &World) -> Result<(), String> {
     if world.ledger.wrongly_fenced.is_empty() {
         Ok(())
     } else {
-        Err(format!("not settled: two guests beside each other after a wrong fence of {:?}", world.ledger.wrongly_fenced))
+        Err(format!(
+            "not settled: two guests beside each other after a wrong fence of {:?}",
+            world.ledger.wrongly_fenced
+        ))
     }
 }
 

@@ -84,12 +84,7 @@ fn delete_vm(world: &mut World, key: &ObjectKey) -> Result<(), ApiError> {
     world.api.delete::<VirtualMachine>(key, None, None, Propagation::Background)
 }
 
-fn delete_ovm(
-    world: &mut World,
-    key: &ObjectKey,
-    random: &mut Random,
-    mischief: Mischief,
-) -> Result<(), ApiError> {
+fn delete_ovm(world: &mut World, key: &ObjectKey, random: &mut Random, mischief: Mischief) -> Result<(), ApiError> {
     match (random.below(3), mischief) {
         (0, Mischief::Orphan) => {
             spare(world, key);
@@ -108,7 +103,8 @@ fn delete_ovm(
 fn spare(world: &mut World, key: &ObjectKey) {
     let state = &world.api.state;
     let Some((ovm, vm)) = state.ovms.get(key).zip(state.vms.get(key)) else { return };
-    let owned = vm.metadata.owner_references.iter().flatten().any(|owner| Some(&owner.uid) == ovm.metadata.uid.as_ref());
+    let owned =
+        vm.metadata.owner_references.iter().flatten().any(|owner| Some(&owner.uid) == ovm.metadata.uid.as_ref());
     let runs = vm.status.as_ref().and_then(|status| status.phase) == Some(Phase::Running);
     let doomed = vm.metadata.deletion_timestamp.is_some() || ovm.metadata.deletion_timestamp.is_some();
     let steps = world.controllers.iter().filter_map(|controller| controller.next_step(key));
