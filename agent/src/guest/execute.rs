@@ -132,14 +132,14 @@ impl GuestWorker {
             Step::KillProcess { pid } => self.kill_process(seen, *pid).await,
             Step::CleanDisks { uid } => self.clean_disks(uid).await,
             Step::DropFinalizer { uid, resource_version } => {
-                let vm = self.vm_at(seen, uid, Some(resource_version))?;
+                let vm = vm_at(seen, uid, Some(resource_version))?;
                 Ok(self.looker.context.guests.drop_finalizer(&vm).await?)
             }
             Step::ReleasePlacement { ovm_uid, resource_version } => {
                 Ok(self.looker.context.guests.release_placement(&self.looker.key, ovm_uid, resource_version).await?)
             }
             Step::SetNodeLabel { uid } => {
-                let vm = self.vm_at(seen, uid, None)?;
+                let vm = vm_at(seen, uid, None)?;
                 let labelled = self.looker.context.guests.label_node(&vm, &self.looker.context.node).await?;
                 self.memory.latest = Some(Arc::new(labelled));
                 Ok(())
@@ -188,7 +188,7 @@ impl GuestWorker {
     }
 
     async fn write_status(&mut self, seen: &Seen, write: &StatusWrite) -> Result<(), StepError> {
-        let mut vm = (*self.vm_at(seen, &write.uid, Some(&write.resource_version))?).clone();
+        let mut vm = (*vm_at(seen, &write.uid, Some(&write.resource_version))?).clone();
         vm.status = Some((*write.status).clone());
         let written = self.looker.context.guests.write_status(&vm).await?;
         self.memory.latest = Some(Arc::new(written));
@@ -201,7 +201,7 @@ impl GuestWorker {
         if let Err(error) = &started
             && error.is_outcome_unknown()
         {
-            warn!(guest = %self.looker.key, error = chain(error), "the start has no known outcome");
+            warn!(error = chain(error), "the start has no known outcome");
             return Err(failed(error.reason(), error));
         }
         // The call is over: nothing of it can fire later (S6).
@@ -266,7 +266,7 @@ impl GuestWorker {
         }
         let raw = i32::try_from(pid).map_err(|_| StepError::Changed)?;
         kill(Pid::from_raw(raw), Signal::SIGKILL).map_err(|error| failed("KillFailed", &error))?;
-        info!(guest = %self.looker.key, pid, "killed a QEMU that libvirt had lost");
+        info!(pid, "killed a QEMU that libvirt had lost");
         let until = tokio::time::Instant::now() + KILL_PATIENCE;
         while is_there() {
             if tokio::time::Instant::now() >= until {
@@ -306,26 +306,12 @@ impl GuestWorker {
         });
     }
 
-    /// The VM object that a step is about, as newest known in this pass.
-    fn vm_at(
-        &self,
-        seen: &Seen,
-        uid: &str,
-        resource_version: Option<&str>,
-    ) -> Result<Arc<api::v1alpha1::VirtualMachine>, StepError> {
-        let vm = seen.vm.clone().filter(|vm| vm.uid().as_deref() == Some(uid)).ok_or(StepError::Conflict)?;
-        match resource_version {
-            Some(version) if vm.resource_version().as_deref() != Some(version) => Err(StepError::Conflict),
-            _ => Ok(vm),
-        }
-    }
-
     fn note_failure(&mut self, step: &Step, reason: String, message: String) {
         let kind = kind_of(step);
         let again = self.memory.troubled_step == Some(kind);
         let failures =
             self.memory.trouble.as_ref().filter(|_| again).map_or(1, |trouble| trouble.failures.saturating_add(1));
-        warn!(guest = %self.looker.key, step = kind, failures, message, "step failed");
+        warn!(step = kind, failures, error = message, "step failed");
         self.memory.troubled_step = Some(kind);
         self.memory.trouble =
             Some(Trouble { reason, message, at: Timestamp::now(), failures, bringing_up: step.is_bringing_up() });
@@ -337,6 +323,19 @@ impl GuestWorker {
             self.memory.troubled_step = None;
             self.memory.trouble = None;
         }
+    }
+}
+
+/// The VM object that a step is about, as newest known in this pass.
+fn vm_at(
+    seen: &Seen,
+    uid: &str,
+    resource_version: Option<&str>,
+) -> Result<Arc<api::v1alpha1::VirtualMachine>, StepError> {
+    let vm = seen.vm.clone().filter(|vm| vm.uid().as_deref() == Some(uid)).ok_or(StepError::Conflict)?;
+    match resource_version {
+        Some(version) if vm.resource_version().as_deref() != Some(version) => Err(StepError::Conflict),
+        _ => Ok(vm),
     }
 }
 

@@ -83,7 +83,7 @@ impl Looker {
     async fn list_files(&self) -> Vec<Uuid> {
         let listed = self.context.disks.list().await;
         listed.unwrap_or_else(|trouble| {
-            warn!(guest = %self.key, error = trouble.message, "cannot list the disks");
+            warn!(error = trouble.message, "cannot list the disks");
             Vec::new()
         })
     }

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use plan::node::{GuestKey, Look, NodePlan, plan_guest};
+use plan::node::{GuestKey, Look, NodePlan, Step, plan_guest};
 use tokio::sync::Notify;
 use tracing::{debug, info, warn};
 
@@ -93,19 +93,22 @@ impl GuestWorker {
                 return plan.requeue;
             }
         }
-        warn!(guest = %self.looker.key, state = self.memory.last_state, "plans go in circles; pausing");
+        warn!(state = self.memory.last_state, "plans go in circles; pausing");
         Some(CIRCLE_PAUSE)
     }
 
-    /// A new state is worth a line for operators; the rest is for those who look closely.
+    /// A step that a guest notices is worth a line for operators; the rest is for those who look closely.
     fn log(&mut self, plan: &NodePlan) {
         let report = &plan.report;
-        if self.memory.last_state == report.state {
-            debug!(guest = %self.looker.key, state = report.state, because = report.because, steps = ?plan.steps, "plan");
-        } else {
-            info!(guest = %self.looker.key, state = report.state, because = report.because, "guest");
-            debug!(guest = %self.looker.key, steps = ?plan.steps, "plan");
-        }
+        let is_new = self.memory.last_state != report.state;
         self.memory.last_state = report.state;
+        let is_felt = plan
+            .steps
+            .iter()
+            .any(|step| step.is_destructive() || matches!(step, Step::Start { .. } | Step::Shutdown { .. }));
+        if is_new && (is_felt || !report.because.is_empty()) {
+            info!(state = report.state, because = report.because, "guest");
+        }
+        debug!(state = report.state, because = report.because, steps = ?plan.steps, look = ?plan.look, "plan");
     }
 }

@@ -94,7 +94,7 @@ impl GuestWorker {
             Ok(Some(summary)) => summary,
             Ok(None) => return (DomainSlot::Free, None),
             Err(error) => {
-                warn!(guest = %self.looker.key, error = chain(&error), "cannot read the domain");
+                warn!(error = chain(&error), "cannot read the domain");
                 return (DomainSlot::Unknown, None);
             }
         };
@@ -138,7 +138,7 @@ impl GuestWorker {
         match parsed {
             Ok(domain) => Some(self.memory.keep_description(&domain, metadata).clone()),
             Err(error) => {
-                warn!(guest = %self.looker.key, error, "cannot read the domain's description");
+                warn!(error, "cannot read the domain's description");
                 None
             }
         }

@@ -147,7 +147,9 @@ impl Supervisor {
             self.workers.remove(&key).inspect(|worker| worker.task.abort());
         }
         keys.extend(self.workers.keys().cloned());
-        keys.iter().for_each(|key| self.wake(key));
+        for key in &keys {
+            self.wake(key);
+        }
     }
 
     async fn own_domains(&self) -> Result<Vec<OwnDomain>, crate::libvirt::Error> {

@@ -13,7 +13,7 @@ use api::names;
 use api::v1alpha1::{Phase, VirtualMachine};
 use apiserver::{ApiServer, LocalService, Options, User};
 use futures::future::BoxFuture;
-use k8s_openapi::api::core::v1::{Event, Namespace};
+use k8s_openapi::api::core::v1::{Event, Namespace, Secret};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use plan::node::Emulation;
@@ -23,7 +23,7 @@ use tests::libvirtd::{PrivateLibvirtd, why_unsupported};
 use tokio_util::sync::CancellationToken;
 
 /// Far more than anything here takes on a busy machine.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+pub(crate) const DEADLINE: Duration = Duration::from_mins(1);
 /// Name of the node.
 pub(crate) const NODE: &str = "node1";
 
@@ -168,6 +168,12 @@ impl World {
         self.agent = Some((handle, cancel));
     }
 
+    /// Starts the agent without an API: it has to know what it was told before.
+    pub(crate) async fn start_agent_while_api_is_away(&mut self) {
+        assert!(self.wire.cut.load(Ordering::SeqCst));
+        self.start_agent().await;
+    }
+
     /// Ends the agent wherever it is, as a kill would.
     pub(crate) async fn stop_agent(&mut self) {
         let (handle, cancel) = self.agent.take().unwrap();
@@ -217,6 +223,17 @@ impl World {
 
     pub(crate) async fn delete(&self, name: &str) {
         self.vms().delete(name, &DeleteParams::default()).await.unwrap();
+    }
+
+    /// Puts a finalizer of somebody else on a VM, so that it can be looked at after the agent has let it go.
+    pub(crate) async fn hold(&self, name: &str) {
+        let patch = Patch::Merge(json!({"metadata": {"finalizers": [names::VM_FINALIZER, "test/hold"]}}));
+        self.vms().patch(name, &PatchParams::default(), &patch).await.unwrap();
+    }
+
+    pub(crate) async fn create_secret(&self, secret: Value) {
+        let secrets: Api<Secret> = Api::namespaced(self.client.clone(), "default");
+        secrets.create(&PostParams::default(), &serde_json::from_value(secret).unwrap()).await.unwrap();
     }
 
     /// Takes all finalizers off, as a user's hand might.
@@ -279,6 +296,19 @@ impl World {
         });
         let text = |field: Option<String>| field.unwrap_or_default();
         all.into_iter().map(|event| (text(event.type_), text(event.reason), text(event.message))).collect()
+    }
+
+    /// The QEMU processes of a domain.
+    pub(crate) fn qemu_pids(&self, name: &str) -> Vec<i32> {
+        let marker = format!("guest=default_{name},");
+        let place = self.libvirtd.directory().display().to_string();
+        let entries = fs::read_dir("/proc").unwrap().flatten();
+        let pids = entries.filter_map(|entry| {
+            let pid = entry.file_name().to_str()?.parse().ok()?;
+            let line = String::from_utf8_lossy(&fs::read(entry.path().join("cmdline")).ok()?).into_owned();
+            (line.contains(&marker) && line.contains(&place)).then_some(pid)
+        });
+        pids.collect()
     }
 
     /// Ends everything in order.

@@ -5,6 +5,9 @@ use api::v1alpha1::Phase;
 use super::fixture::{World, at, names, reason, written};
 use crate::node::{DomainState, PausedReason, ShutOffReason, Step};
 
+/// What happened, how libvirt puts it, what else is known, and what is reported.
+type Row<'a> = (&'a str, ShutOffReason, &'a dyn Fn(&mut World), (Phase, &'a str));
+
 /// What a shut-off domain of a guest with `phase` in the API is reported as.
 fn reported(phase: Phase, reason_of_stop: ShutOffReason, adapt: impl Fn(&mut World)) -> Option<(Phase, String)> {
     let mut world = World::with_domain(phase, DomainState::ShutOff(reason_of_stop)).looked();
@@ -19,7 +22,7 @@ fn each_row_of_the_truth_table_has_its_phase_and_reason() {
     let panicked = |world: &mut World| world.observed.panic_seen = true;
     let graceless = |world: &mut World| world.domain().deadline = Some(at(-1));
     let graceful = |world: &mut World| world.domain().deadline = Some(at(10));
-    let rows: [(&str, ShutOffReason, &dyn Fn(&mut World), (Phase, &str)); 12] = [
+    let rows: [Row<'_>; 12] = [
         ("powered off, or SIGTERM to QEMU", ShutOffReason::Shutdown, &as_is, (Phase::Succeeded, "PoweredOff")),
         ("obeyed ACPI within its grace", ShutOffReason::Shutdown, &graceful, (Phase::Succeeded, "PoweredOff")),
         (

@@ -68,7 +68,7 @@ fn s4_no_start_unless_every_read_says_so() {
             world.desired.start_check = Some(StartCheck { lease: Err("away".to_owned()), node: NodeView::InService });
         }),
         ("node missing", |world| {
-            world.desired.start_check = Some(StartCheck { lease: Ok(()), node: NodeView::Missing })
+            world.desired.start_check = Some(StartCheck { lease: Ok(()), node: NodeView::Missing });
         }),
         ("node out of service", |world| {
             world.desired.start_check = Some(StartCheck { lease: Ok(()), node: NodeView::OutOfService });
