@@ -19,6 +19,7 @@ use kube::{Api, Client, ResourceExt};
 use plan::node::Emulation;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tests::boot_sector;
 use tests::libvirtd::{PrivateLibvirtd, why_unsupported};
 use tokio_util::sync::CancellationToken;
 
@@ -52,28 +53,13 @@ impl Guest {
         }
     }
 
-    /// Machine code of a boot sector.
-    fn code(self) -> &'static [u8] {
+    fn boot_sector(self) -> &'static [u8; 512] {
         match self {
-            // again: hlt; jmp again
-            Self::Deaf => &[0xf4, 0xeb, 0xfd],
-            // mov dx, 0x600; again: in ax, dx; test ah, 1; jz again; then as Brief: q35's ACPI status has the button in bit 8
-            Self::Obedient => &[
-                0xba, 0x00, 0x06, 0xed, 0xf6, 0xc4, 0x01, 0x74, 0xfa, 0xba, 0x04, 0x06, 0xb8, 0x00, 0x20, 0xef, 0xf4,
-                0xeb, 0xfd,
-            ],
-            // mov dx, 0x604; mov ax, 0x2000; out dx, ax: q35's ACPI control register, sleep type 5
-            Self::Brief => &[0xba, 0x04, 0x06, 0xb8, 0x00, 0x20, 0xef, 0xf4, 0xeb, 0xfd],
-            // mov dx, 0x505; mov al, 1; out dx, al: the panic device
-            Self::Panics => &[0xba, 0x05, 0x05, 0xb0, 0x01, 0xee, 0xf4, 0xeb, 0xfd],
+            Self::Deaf => &boot_sector::IDLE,
+            Self::Obedient => &boot_sector::OBEYS_POWER_BUTTON,
+            Self::Brief => &boot_sector::POWER_OFF,
+            Self::Panics => &boot_sector::PANIC,
         }
-    }
-
-    fn boot_sector(self) -> Vec<u8> {
-        let mut sector = vec![0; 1 << 20];
-        sector[..self.code().len()].copy_from_slice(self.code());
-        sector[510..512].copy_from_slice(&[0x55, 0xaa]);
-        sector
     }
 }
 
@@ -148,7 +134,7 @@ impl World {
         let store = ImageStore::open(&self.options.data_dir).unwrap();
         for guest in Guest::ALL {
             let file = self.libvirtd.directory().join("import.raw");
-            fs::write(&file, guest.boot_sector()).unwrap();
+            boot_sector::write_disk(&file, guest.boot_sector()).unwrap();
             store.import(&guest.image().parse().unwrap(), &file).unwrap();
         }
     }
