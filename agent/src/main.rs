@@ -33,7 +33,10 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("ovm-agent: {error:#}");
+            // Of a cause with several lines the first is enough: a YAML error quotes the kubeconfig, keys and all, below it.
+            let causes: Vec<String> =
+                error.chain().filter_map(|cause| cause.to_string().lines().next().map(str::to_owned)).collect();
+            eprintln!("ovm-agent: {}", causes.join(": "));
             ExitCode::FAILURE
         }
     }

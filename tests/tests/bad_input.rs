@@ -209,7 +209,7 @@ fn a_busy_port_is_named() -> Result<()> {
     let directory = scratch()?;
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let address = listener.local_addr()?.to_string();
-    let last = last_words(&mut Standalone::command(&directory.path().join("data"), &address, "test+unix:///default")?)?;
+    let last = last_words(&mut Standalone::command(&directory.path().join("data"), &address, "test:///default")?)?;
     ensure!(last.contains(&address) && last.contains("--listen"), "it says {last}");
     Ok(())
 }
