@@ -33,10 +33,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // Of a cause with several lines the first is enough: a YAML error quotes the kubeconfig, keys and all, below it.
-            let causes: Vec<String> =
-                error.chain().filter_map(|cause| cause.to_string().lines().next().map(str::to_owned)).collect();
-            eprintln!("ovm-agent: {}", causes.join(": "));
+            eprintln!("ovm-agent: {}", api::error_chain::chain(error.as_ref()));
             ExitCode::FAILURE
         }
     }

@@ -1,6 +1,6 @@
 //! The project's programs, as they were built beside the tests, and programs of the host that the suites drive them with.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
@@ -42,9 +42,11 @@ pub fn demo_guest_disk() -> Result<PathBuf> {
     Ok(path)
 }
 
-/// The root of this repository.
-pub fn repository() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a member of a workspace is below its root")
+/// The root of this repository, as cargo knows it when it runs a test: several copies of the repository may share a target folder.
+pub fn repository() -> PathBuf {
+    let tests =
+        std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+    tests.parent().expect("a member of a workspace is below its root").to_owned()
 }
 
 /// Runs a program to its end, and returns what it printed.
