@@ -33,7 +33,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("ovm-agent: {}", api::error_chain::chain(error.as_ref()));
+            eprintln!("ovm-agent: {}", api::chain(error.as_ref()));
             ExitCode::FAILURE
         }
     }
