@@ -26,7 +26,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("ovm-standalone: {error:#}");
+            eprintln!("ovm-standalone: {}", api::chain(error.as_ref()));
             ExitCode::FAILURE
         }
     }
