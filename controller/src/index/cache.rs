@@ -1,6 +1,8 @@
 //! The newest version that was seen of each object of a kind, by watch, GET or the answer to a write.
 //!
-//! A version never goes back: what a write answered is newer than the watch events that were on their way meanwhile.
+//! Between lists a version never goes back: what a write answered is newer than the watch events that were on their way meanwhile. A list is taken
+//! as it is: after a restore of the API server's store, versions are lower than what was known, and where a list is older than an answer, the
+//! watch that follows it says so.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -43,7 +45,7 @@ impl<V> Cache<V> {
         }
         let version = meta.resource_version.as_deref().and_then(|version| version.parse().ok());
         if let (Some(known), Some(new)) = (self.entries.get(&key).and_then(|entry| entry.version), version)
-            && known >= new
+            && (known == new || known > new && self.listed.is_none())
         {
             return Put::Known;
         }
@@ -121,6 +123,16 @@ mod tests {
         cache.put(&meta("new", "9"), "new");
         assert_eq!(cache.remove(&meta("old", "8")), None);
         assert_eq!(cache.get(&key_of(&meta("new", "9"))), Some(&"new"));
+    }
+
+    #[test]
+    fn a_list_is_taken_as_it_is() {
+        let mut cache = Cache::default();
+        cache.put(&meta("u", "900"), "before the restore");
+        cache.begin_list();
+        assert_eq!(cache.put(&meta("u", "5"), "restored"), Put::Noted(Some("before the restore")));
+        cache.end_list();
+        assert_eq!(cache.put(&meta("u", "6"), "and changed"), Put::Noted(Some("restored")));
     }
 
     #[test]

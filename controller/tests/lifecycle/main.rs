@@ -8,7 +8,7 @@ use api::names::{OUT_OF_SERVICE_TAINT, VM_FINALIZER};
 use api::v1alpha1::Phase;
 use k8s_openapi::api::core::v1::{Namespace, Node};
 use kube::Api;
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams, PropagationPolicy};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, PropagationPolicy};
 use serde_json::json;
 
 use world::{World, firmware_uuid, is_held, node_of, object, ovm, uid, vm};
@@ -204,6 +204,50 @@ async fn a_bare_vm_is_bound_with_its_own_uuid_and_let_go_if_it_never_was() {
 }
 
 #[tokio::test]
+async fn decisions_at_once_do_not_fill_a_node_twice_and_room_that_is_freed_is_used() {
+    let world = World::start(&["a"]).await;
+    let names = ["one", "two", "three", "four"];
+    for name in names {
+        let mut large = ovm(name, true);
+        let resources = large.spec.template.spec.domain.resources.get_or_insert_default();
+        resources.requests.get_or_insert_default().insert("memory".to_owned(), "5Gi".into());
+        world.ovms().create(&PostParams::default(), &large).await.unwrap();
+    }
+    let settled = || async {
+        let vms = world.vms().list(&ListParams::default()).await.unwrap().items;
+        let count = |wanted| vms.iter().filter(|vm| world::phase(vm) == wanted).count();
+        (count(Phase::Running) == 1 && count(Phase::Pending) == 3).then(|| {
+            let first = vms.iter().find(|vm| world::phase(vm) == Phase::Running).unwrap();
+            first.metadata.name.clone().unwrap()
+        })
+    };
+    let first = world.eventually("one runs and three wait", settled).await;
+    let waiting = names.into_iter().find(|name| *name != first).unwrap();
+    let said = world.vms().get(waiting).await.unwrap().status.unwrap().conditions[0].message.clone();
+    assert_eq!(said.as_deref(), Some("0/1 nodes are available: 1 Insufficient memory."));
+    world.patch_ovm(&first, json!({"spec": {"running": false}})).await;
+    let next = || async {
+        let vms = world.vms().list(&ListParams::default()).await.unwrap().items;
+        let running = vms.iter().find(|vm| world::phase(vm) == Phase::Running)?;
+        (vms.len() == 3 && running.metadata.name.as_ref() != Some(&first)).then_some(())
+    };
+    world.eventually("another has the room", next).await;
+}
+
+#[tokio::test]
+async fn a_new_controller_finds_everything_in_order() {
+    let mut world = World::start(&["a"]).await;
+    world.create_ovm("vm", true).await;
+    let vm = world.running("vm").await;
+    let before = world.printable("vm", "Running").await;
+    world.restart_controller().await;
+    world.create_ovm("other", true).await;
+    world.running("other").await;
+    assert_eq!(uid(&world.vms().get("vm").await.unwrap()), uid(&vm));
+    assert_eq!(world.ovms().get("vm").await.unwrap().status.unwrap(), before, "nothing was written anew");
+}
+
+#[tokio::test]
 async fn two_namespaces_one_name_two_uuids() {
     let world = World::start(&["a"]).await;
     let other: Namespace = object(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "other"}}));
@@ -275,9 +319,9 @@ async fn a_fenced_node_s_guest_starts_elsewhere_and_a_lost_one_s_does_not() {
     let taint =
         json!({"spec": {"taints": [{"key": OUT_OF_SERVICE_TAINT, "value": "nodeshutdown", "effect": "NoExecute"}]}});
     Api::<Node>::all(world.client.clone()).patch(home, &PatchParams::default(), &Patch::Merge(taint)).await.unwrap();
-    // The other node was silent for 41 s too, as far as the controller knew, and is told schedulable by its agent.
-    let schedulable = json!({"metadata": {"labels": {"kubevirt.io/schedulable": "true"}}});
     world.vm_when("vm", "has a successor", |vm| uid(vm) != uid(&first)).await;
+    // The other node was silent for 41 s too, as far as the controller knew; its agent says that it takes guests.
+    let schedulable = json!({"metadata": {"labels": {"kubevirt.io/schedulable": "true"}}});
     Api::<Node>::all(world.client.clone())
         .patch(other, &PatchParams::default(), &Patch::Merge(schedulable))
         .await

@@ -20,6 +20,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
+use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// How long a scenario waits for anything, in steps of 5 ms.
@@ -53,6 +54,7 @@ pub(crate) struct World {
     pub(crate) client: Client,
     pub(crate) gate: Gate,
     agents: Arc<Mutex<Agents>>,
+    controller: (CancellationToken, JoinHandle<()>),
     _end: DropGuard,
     _directory: tempfile::TempDir,
 }
@@ -79,8 +81,9 @@ impl World {
         let client = || Client::new(server.local_service(User::system("test")), "default");
         let cancel = CancellationToken::new();
         let agents = Arc::new(Mutex::new(Agents { age: 60, ..Agents::default() }));
-        let world = Self { client: client(), gate, agents, _end: cancel.clone().drop_guard(), _directory: directory };
-        tokio::spawn(controller::run(ControllerOptions::default(), client(), cancel.clone()));
+        let controller = start_controller(client());
+        let end = cancel.clone().drop_guard();
+        let world = Self { client: client(), gate, agents, controller, _end: end, _directory: directory };
         world
             .eventually("our namespace", || async { world.namespaces().get_opt(SYSTEM_NAMESPACE).await.unwrap() })
             .await;
@@ -105,6 +108,14 @@ impl World {
         }));
         self.leases().create(&PostParams::default(), &lease).await.unwrap();
         self.agents.lock().unwrap().nodes.insert(name.to_owned());
+    }
+
+    /// Ends the controller, and starts another that knows nothing.
+    pub(crate) async fn restart_controller(&mut self) {
+        let next = start_controller(self.client.clone());
+        let (end, ended) = std::mem::replace(&mut self.controller, next);
+        end.cancel();
+        ended.await.unwrap();
     }
 
     /// The node's agent does nothing any more.
@@ -225,6 +236,18 @@ impl World {
         tokio::time::pause();
         tokio::time::advance(time).await;
         tokio::time::resume();
+    }
+}
+
+fn start_controller(client: Client) -> (CancellationToken, JoinHandle<()>) {
+    let cancel = CancellationToken::new();
+    let running = controller::run(ControllerOptions::default(), client, cancel.clone());
+    (cancel, tokio::spawn(async move { running.await.unwrap() }))
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.controller.0.cancel();
     }
 }
 
