@@ -69,9 +69,6 @@ pub(crate) async fn run(core: Arc<Core>, mut changes: UnboundedReceiver<Change>)
 /// What a change makes worth a look.
 fn plan(queue: &mut Queue, change: Change) {
     match change.what {
-        ChangeKind::Written { deleting: true, .. } if &*change.key.resource == "namespaces" => {
-            queue.push(Work::Namespace(change.key.name));
-        }
         ChangeKind::Written { owners_changed, deleting } => {
             if owners_changed || deleting {
                 queue.push(Work::Object(change.uid));

@@ -11,12 +11,12 @@ use super::queue::{Queue, Work};
 use crate::auth::User;
 use crate::http::query::Query;
 use crate::object::{FOREGROUND_FINALIZER, ORPHAN_FINALIZER, Object, OwnerReference};
-use crate::registry::Resource;
+use crate::registry::{Behavior, Resource};
 use crate::server::Core;
 use crate::status::ApiError;
 use crate::store::{Key, Mutation, Stored, WriteError};
 use crate::verbs::delete::{Preconditions, Propagation, remove};
-use crate::verbs::{Call, before_if_selectable, parse_stored};
+use crate::verbs::{Call, before_if_selectable, is_released, parse_stored};
 
 /// What an owner reference is worth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,8 +34,7 @@ pub(super) async fn collect(core: &Arc<Core>, queue: &mut Queue, uid: &str) -> R
     let Some((key, stored)) = core.store.by_uid(uid).await? else { return Ok(()) };
     let object = parse_stored(&key, &stored)?;
     if &*key.resource == "namespaces" && object.is_deleting() {
-        queue.push(Work::Namespace(key.name));
-        return Ok(());
+        queue.push(Work::Namespace(key.name.clone()));
     }
     let registry = core.registry();
     let Some(resource) = registry.by_storage(&key.resource) else { return Ok(()) };
@@ -175,13 +174,16 @@ async fn drop_finalizer(
     let mut released = owner.clone();
     released.remove_finalizer(finalizer);
     let version = owner.resource_version().parse().unwrap_or_default();
-    let mutation = if released.finalizers().is_empty() {
-        Mutation::Delete { key: key.clone(), version, object: released }
-    } else {
+    let key = key.clone();
+    let mutation = if !is_released(&released) {
         Mutation::Update { key: key.clone(), version, object: released, before: None, expires: None }
+    } else if resource.behavior == Behavior::Namespace {
+        Mutation::DeleteNamespace { key: key.clone(), version, object: released }
+    } else {
+        Mutation::Delete { key: key.clone(), version, object: released }
     };
     tracing::debug!(kind = resource.kind, namespace = key.namespace, name = key.name, finalizer, "released");
-    settled(key, core.store.write_one(mutation).await)
+    settled(&key, core.store.write_one(mutation).await)
 }
 
 async fn put(core: &Arc<Core>, key: &Key, stored: &Stored, old: &Object, new: Object) -> Result<(), ApiError> {

@@ -147,3 +147,31 @@ fn names_address(certificate: &X509Certificate<'_>, address: IpAddr) -> bool {
     let names = names.iter().flat_map(|extension| &extension.value.general_names);
     names.into_iter().any(|name| matches!(name, GeneralName::IPAddress(found) if *found == bytes.as_slice()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_that_ends_soon_is_made_anew() {
+        let directory = tempfile::tempdir().unwrap();
+        let authority = Authority::load_or_make(directory.path()).unwrap();
+        let write = |left: Duration| {
+            let key = KeyPair::generate().unwrap();
+            let mut params = Purpose::Admin.params().unwrap();
+            params.not_after = OffsetDateTime::now_utc() + left;
+            let certificate = params.signed_by(&key, authority.issuer()).unwrap().pem();
+            files::write_private(&directory.path().join("admin.crt"), certificate.as_bytes()).unwrap();
+            files::write_private(&directory.path().join("admin.key"), key.serialize_pem().as_bytes()).unwrap();
+            certificate
+        };
+        let load = || Leaf::load_or_make(directory.path(), &authority, &Purpose::Admin).unwrap().certificate_pem;
+        let lasting = write(RENEW_WITHIN + Duration::days(1));
+        assert_eq!(load(), lasting);
+        let ending = write(RENEW_WITHIN - Duration::days(1));
+        let renewed = load();
+        assert_ne!(renewed, ending);
+        assert!(ends(&renewed).unwrap() > OffsetDateTime::now_utc() + RENEW_WITHIN);
+        assert_eq!(load(), renewed, "and kept");
+    }
+}

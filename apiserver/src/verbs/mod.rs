@@ -23,7 +23,7 @@ use crate::server::Core;
 use crate::status::ApiError;
 use crate::store::{Key, Mutation, StoreError, Stored, WriteError};
 
-pub(crate) use prepare::Part;
+pub(crate) use prepare::{Part, is_released};
 
 /// How often a write that found its object changed starts over.
 const ATTEMPTS: usize = 16;

@@ -66,6 +66,17 @@ async fn a_terminating_namespace_waits_for_finalizers_and_takes_nothing_new() {
 }
 
 #[tokio::test]
+async fn a_namespace_goes_whatever_is_said_about_dependents() {
+    let server = Server::start().await;
+    for policy in ["Background", "Foreground", "Orphan"] {
+        create(&server, "demo").await;
+        server.create("/apis/test.io/v1/namespaces/demo/widgets", &widget("a", 1)).await;
+        assert_eq!(server.delete("/api/v1/namespaces/demo", &json!({"propagationPolicy": policy})).await.0, 200);
+        server.wait_gone("/api/v1/namespaces/demo").await;
+    }
+}
+
+#[tokio::test]
 async fn nothing_is_created_in_a_namespace_that_is_not_there() {
     let server = Server::start().await;
     let (code, status) = server.post("/apis/test.io/v1/namespaces/nowhere/widgets", &widget("a", 1)).await;
