@@ -1,3 +1,73 @@
-//! What make bench runs.
+//! What `make bench` runs: each figure of the project measured on real servers and guests, its floor in the same run, and printed as one line.
+//!
+//! ```text
+//! bench NAME value=V unit=U floor=F ratio=R goal=G met|short
+//! ```
+//! A goal that is missed is printed as `short`; only a figure that could not be measured is an error. `docs/benchmarks.md` says what each figure means.
 
-fn main() {}
+mod cold_start;
+mod figure;
+mod floor;
+mod lifecycle;
+mod process;
+mod render;
+mod rig;
+mod rounds;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::Parser;
+
+use crate::figure::Figure;
+use crate::floor::Floor;
+use crate::rig::Rig;
+
+/// Guests that run while memory and idle CPU are measured.
+const GUESTS: usize = 20;
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "bench",
+    about = "Measures the project's figures; the programs are beside this one, or in OVM_PROGRAMS"
+)]
+struct Arguments {
+    /// Rounds of each figure that has several; the median counts
+    #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u16).range(1..=19))]
+    rounds: u16,
+    /// File that the figures are written to, as JSON
+    #[arg(long, value_name = "FILE", default_value = "target/bench.json")]
+    json: PathBuf,
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<()> {
+    let mut figures = Vec::new();
+    let mut report = |figure: Figure| {
+        println!("{figure}");
+        figures.push(figure);
+    };
+    report(render::measure()?);
+
+    let mut rig = Rig::start(GUESTS)?;
+    let floor = Floor::like(&rig, rig::WARM_UP)?;
+    let rounds = usize::from(arguments.rounds);
+    report(lifecycle::measure_starts(&rig, &floor, rounds)?);
+    report(lifecycle::measure_power_offs(&rig, &floor, rounds)?);
+    rig.run_all()?;
+    for figure in process::measure_idle(&rig)? {
+        report(figure);
+    }
+    report(cold_start::measure(&mut rig, rounds)?);
+    figure::write(&arguments.json, &figures).with_context(|| format!("write {}", arguments.json.display()))
+}

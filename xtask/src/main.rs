@@ -80,10 +80,13 @@ fn run(command: Command) -> Result<()> {
         Command::Stop => demo::stop(&workspace),
         Command::Sim(options) => sim::run(&options),
         Command::Bench { arguments } => {
-            guest::build(&workspace)?;
             workspace.build_release()?;
             process::run(
-                workspace.cargo("run").args(["--locked", "--release", "--package", "bench", "--"]).args(arguments),
+                workspace
+                    .cargo("run")
+                    .args(["--locked", "--release", "--package", "bench", "--"])
+                    .args(arguments)
+                    .env("OVM_PROGRAMS", workspace.target.join("release")),
             )
         }
     }
