@@ -112,3 +112,6 @@ impl GuestWorker {
         debug!(state = report.state, because = report.because, steps = ?plan.steps, look = ?plan.look, "plan");
     }
 }
+
+#[cfg(test)]
+mod tests;

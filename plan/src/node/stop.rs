@@ -174,7 +174,7 @@ fn drop_finalizer(guest: &Guest<'_>, vm: &VmFacts) -> NodePlan {
 /// A domain whose VM is not, or not any more, the one that it was defined for.
 pub(super) fn plan_orphan(guest: &Guest<'_>, domain: &DomainFacts) -> NodePlan {
     let successor = match &guest.desired.fresh {
-        None => return NodePlan::look(Look::End, "Orphan?"),
+        None => return NodePlan::look(Look::End, "CheckingOwner"),
         Some(FreshVm::Unreachable(why)) => return plan_unknown_owner(guest, domain, why),
         Some(FreshVm::Present(vm)) => Some(vm),
         Some(FreshVm::Absent) => None,
@@ -209,12 +209,12 @@ fn plan_unknown_owner(guest: &Guest<'_>, domain: &DomainFacts, why: &str) -> Nod
 /// No domain, and no VM of this node: remove what is left of earlier ones, release their placement (E4), be done.
 pub(super) fn plan_leftovers(guest: &Guest<'_>) -> NodePlan {
     let alive = match &guest.desired.fresh {
-        None => return NodePlan::look(Look::End, "Gone?"),
+        None => return NodePlan::look(Look::End, "CheckingLeftovers"),
         Some(FreshVm::Unreachable(why)) => return NodePlan::retry("ApiAway", why, RETRY),
         Some(FreshVm::Present(vm)) => Some(vm.uid.as_str()),
         Some(FreshVm::Absent) => None,
     };
-    with_process_gone(guest, "Gone?", || {
+    with_process_gone(guest, "CheckingLeftovers", || {
         clean_predecessors(guest, alive.unwrap_or_default())
             .or_else(|| release(guest, alive))
             .unwrap_or_else(|| NodePlan::wait("Gone", ""))

@@ -1,0 +1,263 @@
+//! The worker against a hypervisor, an API and disks in memory: what it does with their refusals, and where it may be killed (anywhere).
+
+mod fakes;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use api::v1alpha1::{Phase, VirtualMachine};
+use events::Recorder;
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::ResourceExt;
+use plan::node::{Emulation, GuestKey};
+use serde_json::json;
+use tempfile::TempDir;
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+use super::{Bell, GuestWorker};
+use crate::hypervisor::{Capabilities, Hypervisor};
+use crate::journal::Journal;
+use crate::libvirt::{DomainState, ShutOffReason};
+use crate::node::{GuardBoard, NodeContext, NodeIdentity, VmCache};
+use fakes::{FakeApi, FakeDisks, FakeHypervisor, Fuse, NextStart, lock};
+
+const DOMAIN: &str = "ns_vm";
+const UID: &str = "5d2f1c7e-0000-4000-8000-00000000000a";
+/// More calls than any scenario makes.
+const ENOUGH: usize = 100_000;
+
+/// A node with one guest.
+struct World {
+    fuse: Arc<Fuse>,
+    hypervisor: Arc<FakeHypervisor>,
+    api: Arc<FakeApi>,
+    disks: Arc<FakeDisks>,
+    directory: TempDir,
+}
+
+impl World {
+    /// A VM is bound to the node.
+    fn new() -> Self {
+        let fuse = Fuse::new(ENOUGH);
+        let vm = json!({
+            "apiVersion": "kubevirt.io/v1alpha1", "kind": "VirtualMachine",
+            "metadata": {"namespace": "ns", "name": "vm", "uid": UID, "resourceVersion": "1", "finalizers": [api::names::VM_FINALIZER]},
+            "spec": {
+                "terminationGracePeriodSeconds": 0,
+                "domain": {"devices": {"disks": [{"name": "root", "volumeName": "root", "disk": {}}]}},
+                "volumes": [{"name": "root", "registryDisk": {"image": "an/image"}}],
+            },
+            "status": {"nodeName": "node1", "phase": "Scheduled"},
+        });
+        let vm: VirtualMachine = serde_json::from_value(vm).unwrap();
+        Self {
+            hypervisor: Arc::new(FakeHypervisor::new(fuse.clone())),
+            api: Arc::new(FakeApi::new(fuse.clone(), vm)),
+            disks: Arc::new(FakeDisks::new(fuse.clone())),
+            fuse,
+            directory: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    /// A new agent's worker: it knows what is on disk, and sees the VM as it is now.
+    fn worker(&self) -> GuestWorker {
+        let proc_dir = self.directory.path().join("proc");
+        std::fs::create_dir_all(&proc_dir).unwrap();
+        let vms = VmCache::default();
+        self.api.vm().map(|vm| vms.insert(vm));
+        let hypervisor: Arc<dyn Hypervisor> = self.hypervisor.clone();
+        let context = NodeContext {
+            node: "node1".to_owned(),
+            identity: NodeIdentity { cluster_uid: Uuid::from_u128(7), node: "node1".to_owned() },
+            capabilities: Capabilities::new(hypervisor.clone(), Emulation::Always),
+            hypervisor,
+            guests: self.api.clone(),
+            node_objects: self.api.clone(),
+            disks: self.disks.clone(),
+            journal: Journal::open(self.directory.path(), "boot".to_owned()).unwrap(),
+            recorder: Recorder::to_channel().0,
+            vms,
+            guard: GuardBoard::default(),
+            proc_dir,
+            pass_wanted: Notify::new(),
+        };
+        let key = GuestKey { namespace: "ns".to_owned(), name: "vm".to_owned() };
+        GuestWorker::new(Arc::new(context), key, Bell::default())
+    }
+
+    /// The watch catches up, and the worker works until it has nothing to do.
+    async fn settle(&self, worker: &mut GuestWorker) -> Option<Duration> {
+        match self.api.vm() {
+            Some(vm) => drop(worker.looker.context.vms.insert(vm)),
+            None => drop(worker.looker.context.vms.replace(Vec::new())),
+        }
+        worker.pass().await
+    }
+
+    fn phase(&self) -> Option<Phase> {
+        self.api.vm()?.status?.phase
+    }
+
+    fn delete(&self) {
+        self.api.edit(|vm| vm.metadata.deletion_timestamp = Some(Time(Timestamp::UNIX_EPOCH)));
+    }
+
+    fn starts(&self) -> usize {
+        self.hypervisor.starts.load(Ordering::SeqCst)
+    }
+
+    fn is_running(&self) -> bool {
+        self.hypervisor.domain(DOMAIN).is_some_and(|domain| domain.summary.state.is_active())
+    }
+}
+
+#[tokio::test]
+async fn a_guest_is_started_once_reported_and_let_go() {
+    let world = World::new();
+    let mut worker = world.worker();
+    assert_eq!(world.settle(&mut worker).await, None);
+    assert_eq!((world.phase(), world.starts()), (Some(Phase::Running), 1));
+    assert_eq!(world.api.vm().unwrap().labels()[api::names::NODE_NAME_LABEL], "node1");
+    let writes = world.api.status_writes.load(Ordering::SeqCst);
+    world.settle(&mut worker).await;
+    assert_eq!(world.api.status_writes.load(Ordering::SeqCst), writes, "nothing new, nothing written");
+    world.delete();
+    world.settle(&mut worker).await;
+    assert!(world.api.vm().is_none() && world.hypervisor.domain(DOMAIN).is_none());
+    assert!(lock(&world.disks.present).is_empty());
+    assert_eq!(worker.looker.context.journal.vm_uids().len(), 0);
+}
+
+#[tokio::test]
+async fn i1_an_agent_may_be_killed_at_any_call_while_it_starts_a_guest() {
+    let mut failed = 0;
+    for calls in 0.. {
+        let world = World::new();
+        let finished = kill_after(&world, calls).await;
+        world.settle(&mut world.worker()).await;
+        // S6: between the journal and the start call nobody can tell any more whether it ran.
+        let lost = (Some(Phase::Failed), 0, false);
+        let running = (Some(Phase::Running), 1, true);
+        let outcome = (world.phase(), world.starts(), world.is_running());
+        assert!(outcome == running || outcome == lost, "killed after {calls} calls: {outcome:?}");
+        failed += usize::from(outcome == lost);
+        if finished {
+            assert!(calls > 15, "the scenario has become too short to show anything");
+            assert_eq!(failed, 1, "one point only costs a start");
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn i3_an_agent_may_be_killed_at_any_call_while_it_ends_a_guest() {
+    for calls in 0.. {
+        let world = World::new();
+        world.settle(&mut world.worker()).await;
+        // Held by somebody else, so that its final state can be seen.
+        world.api.edit(|vm| vm.finalizers_mut().push("test/hold".to_owned()));
+        world.hypervisor.set_state(DOMAIN, DomainState::ShutOff(ShutOffReason::Shutdown));
+        world.delete();
+        let finished = kill_after(&world, calls).await;
+        world.settle(&mut world.worker()).await;
+        let vm = world.api.vm().unwrap();
+        assert_eq!(
+            (world.phase(), vm.finalizers()),
+            (Some(Phase::Succeeded), &["test/hold".to_owned()][..]),
+            "killed after {calls} calls"
+        );
+        assert!(
+            world.hypervisor.domain(DOMAIN).is_none() && lock(&world.disks.present).is_empty(),
+            "killed after {calls} calls"
+        );
+        if finished {
+            assert!(calls > 15, "the scenario has become too short to show anything");
+            return;
+        }
+    }
+}
+
+/// Runs an agent that is killed after so many calls; whether it finished before.
+async fn kill_after(world: &World, calls: usize) -> bool {
+    let mut worker = world.worker();
+    world.fuse.set(calls);
+    let finished = tokio::select! {
+        _ = world.settle(&mut worker) => true,
+        () = world.fuse.blown() => false,
+    };
+    world.fuse.set(ENOUGH);
+    finished
+}
+
+#[tokio::test]
+async fn s6_a_start_past_its_deadline_is_settled_before_the_next() {
+    let world = World::new();
+    *lock(&world.hypervisor.next_start) = NextStart::Hangs;
+    let mut worker = world.worker();
+    world.settle(&mut worker).await;
+    assert_eq!(world.starts(), 0);
+    *lock(&world.hypervisor.next_start) = NextStart::Starts;
+    // The trouble's pause over, as for a new agent: the old call may still fire, so nothing is started beside it.
+    let mut worker = world.worker();
+    let retry = world.settle(&mut worker).await;
+    assert!(retry.is_some() && world.starts() == 0, "not while the old call is under way");
+    assert_ne!(world.phase(), Some(Phase::Running));
+    world.hypervisor.fire();
+    let mut worker = world.worker();
+    world.settle(&mut worker).await;
+    assert_eq!((world.starts(), world.phase()), (1, Some(Phase::Running)), "it fired, and that is the start");
+}
+
+#[tokio::test]
+async fn s5_an_abi_that_libvirt_settled_is_published_before_the_start() {
+    let world = World::new();
+    *lock(&world.hypervisor.settles) = Some("pc-q35-9.2");
+    world.settle(&mut world.worker()).await;
+    let abi = world.api.vm().unwrap().status.unwrap().abi.unwrap();
+    assert_eq!((abi.machine_type.as_deref(), world.starts()), (Some("pc-q35-9.2"), 1));
+}
+
+#[tokio::test]
+async fn a_write_that_finds_the_vm_changed_is_made_again_from_what_is_there() {
+    let world = World::new();
+    let mut worker = world.worker();
+    *lock(&world.api.change_before_write) = true;
+    world.settle(&mut worker).await;
+    assert_eq!(world.phase(), Some(Phase::Running));
+    world.hypervisor.set_state(DOMAIN, DomainState::ShutOff(ShutOffReason::Crashed));
+    *lock(&world.api.change_before_write) = true;
+    world.settle(&mut worker).await;
+    assert_eq!(world.phase(), Some(Phase::Failed));
+}
+
+#[tokio::test]
+async fn i3_an_end_is_journalled_while_the_api_is_away_and_nothing_is_undefined() {
+    let world = World::new();
+    let mut worker = world.worker();
+    world.settle(&mut worker).await;
+    *lock(&world.api.away) = true;
+    world.hypervisor.set_state(DOMAIN, DomainState::ShutOff(ShutOffReason::Shutdown));
+    assert!(world.settle(&mut worker).await.is_some(), "it is tried again");
+    assert!(world.hypervisor.domain(DOMAIN).is_some(), "not undefined");
+    // libvirtd and the agent are restarted before the API is back.
+    world.hypervisor.set_state(DOMAIN, DomainState::ShutOff(ShutOffReason::Unknown));
+    *lock(&world.api.away) = false;
+    world.settle(&mut world.worker()).await;
+    assert_eq!(world.phase(), Some(Phase::Succeeded));
+    assert!(world.hypervisor.domain(DOMAIN).is_none());
+}
+
+#[tokio::test]
+async fn no_api_no_start() {
+    let world = World::new();
+    let mut worker = world.worker();
+    *lock(&world.api.away) = true;
+    assert!(world.settle(&mut worker).await.is_some());
+    assert!(world.hypervisor.domain(DOMAIN).is_none(), "not even defined");
+    *lock(&world.api.away) = false;
+    world.settle(&mut worker).await;
+    assert_eq!(world.phase(), Some(Phase::Running));
+}
