@@ -1,4 +1,7 @@
 //! OpenAPI documents, made from the stored definitions when they are asked for and not kept: kubectl caches them.
+//!
+//! The index names each document with a hash of what it is made from, and a document that is asked for by the current
+//! hash may be kept for ever, as the real server has it. So kubectl asks once, not at each `create`.
 
 use std::sync::Arc;
 
@@ -15,6 +18,9 @@ use crate::status::ApiError;
 /// Where definitions are filed.
 const DEFINITION_STORAGE: &str = "customresourcedefinitions.apiextensions.k8s.io";
 
+/// A year, and no asking whether it is still so.
+const FOR_EVER: &str = "public, max-age=31536000, immutable";
+
 async fn definitions(core: &Core) -> Result<Vec<CustomResourceDefinition>, ApiError> {
     let listing = core.store.list(DEFINITION_STORAGE, None).await?;
     Ok(listing.items.iter().filter_map(|json| serde_json::from_slice(json).ok()).collect())
@@ -28,15 +34,42 @@ fn served(definitions: &[CustomResourceDefinition]) -> Vec<ServedResource<'_>> {
     Builtin::ALL.into_iter().map(ServedResource::Builtin).chain(custom).collect()
 }
 
-/// `GET /openapi/v3` and the documents below it.
-pub(crate) async fn openapi_v3(core: &Arc<Core>, path: Option<&str>) -> Result<Response<Body>, ApiError> {
+/// Changes when a document may: with this program, and with the definitions.
+fn hash(definitions: &[CustomResourceDefinition]) -> String {
+    let mut text = env!("CARGO_PKG_VERSION").to_owned();
+    for crd in definitions {
+        let metadata = &crd.metadata;
+        for part in [&metadata.uid, &metadata.resource_version] {
+            text.push('/');
+            text.push_str(part.as_deref().unwrap_or_default());
+        }
+    }
+    uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_OID, text.as_bytes()).simple().to_string()
+}
+
+/// `GET /openapi/v3` and the documents below it; `asked` is the hash in the query.
+pub(crate) async fn openapi_v3(
+    core: &Arc<Core>,
+    path: Option<&str>,
+    asked: Option<&str>,
+) -> Result<Response<Body>, ApiError> {
     let definitions = definitions(core).await?;
     let served = served(&definitions);
-    let document = match path {
-        None => Some(openapi::index(&served)),
-        Some(path) => openapi::document_v3(path, &served),
+    let hash = hash(&definitions);
+    let Some(path) = path else {
+        let mut index = openapi::index(&served);
+        for url in index["paths"].as_object_mut().into_iter().flat_map(|paths| paths.values_mut()) {
+            let with_hash = format!("{}?hash={hash}", url["serverRelativeURL"].as_str().unwrap_or_default());
+            url["serverRelativeURL"] = with_hash.into();
+        }
+        return Ok(respond::ok(&index));
     };
-    document.map(|document| respond::ok(&document)).ok_or_else(ApiError::no_such_resource)
+    let document = openapi::document_v3(path, &served).ok_or_else(ApiError::no_such_resource)?;
+    let mut response = respond::ok(&document);
+    if asked == Some(hash.as_str()) {
+        response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static(FOR_EVER));
+    }
+    Ok(response)
 }
 
 /// `GET /openapi/v2`, as protobuf where that is asked for first: kubectl takes nothing else.

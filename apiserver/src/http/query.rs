@@ -32,6 +32,8 @@ pub(crate) struct Query {
     pub(crate) orphan_dependents: Option<bool>,
     /// `includeObject` of tables: `None`, `Metadata` or `Object`.
     pub(crate) include_object: String,
+    /// `hash` of OpenAPI documents: which state of them the client knows of.
+    pub(crate) openapi_hash: Option<String>,
 }
 
 impl Default for Query {
@@ -51,6 +53,7 @@ impl Default for Query {
             propagation_policy: None,
             orphan_dependents: None,
             include_object: String::new(),
+            openapi_hash: None,
         }
     }
 }
@@ -83,6 +86,7 @@ impl Query {
             // Nothing here is deleted with grace; a value that is none is still an error.
             "gracePeriodSeconds" => drop(number::<i64>(key, &value)?),
             "includeObject" => self.include_object = value,
+            "hash" => self.openapi_hash = Some(value),
             _ => {}
         }
         Ok(())

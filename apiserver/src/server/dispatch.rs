@@ -47,11 +47,17 @@ async fn answer(core: &Arc<Core>, request: Request<Body>) -> Result<Response<Bod
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return Err(ApiError::method_not_allowed());
     }
-    document(core, &route, request.headers()).await
+    let query = Query::parse(request.uri())?;
+    document(core, &route, &query, request.headers()).await
 }
 
 /// Paths that describe the server itself.
-async fn document(core: &Arc<Core>, route: &Route, headers: &HeaderMap) -> Result<Response<Body>, ApiError> {
+async fn document(
+    core: &Arc<Core>,
+    route: &Route,
+    query: &Query,
+    headers: &HeaderMap,
+) -> Result<Response<Body>, ApiError> {
     let registry = core.registry();
     let mounts = core.mounts();
     let aggregated = accept::wants_aggregated_discovery(headers);
@@ -68,8 +74,8 @@ async fn document(core: &Arc<Core>, route: &Route, headers: &HeaderMap) -> Resul
         Route::Resources { group, version } => discovery::resources(&registry, &mounts, group, version)
             .map(|value| respond::ok(&value))
             .ok_or_else(ApiError::no_such_resource),
-        Route::OpenApiV2 => crate::discovery::openapi_v2(core, headers).await,
-        Route::OpenApiV3 { path } => crate::discovery::openapi_v3(core, path.as_deref()).await,
+        Route::OpenApiV2 => discovery::openapi_v2(core, headers).await,
+        Route::OpenApiV3 { path } => discovery::openapi_v3(core, path.as_deref(), query.openapi_hash.as_deref()).await,
         Route::Resource(_) => Err(ApiError::no_such_resource()),
     }
 }

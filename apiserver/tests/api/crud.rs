@@ -301,3 +301,25 @@ async fn definitions_can_be_added_at_run_time() {
     definition["metadata"]["name"] = json!("gadgets.apps");
     assert_eq!(server.post(crds, &definition).await.0, 422, "a built-in group is taken");
 }
+
+#[tokio::test]
+async fn openapi_documents_are_named_by_what_they_are_made_from() {
+    let server = Server::start().await;
+    let url = async || {
+        let (_, index) = server.get("/openapi/v3").await;
+        index["paths"]["apis/test.io/v1"]["serverRelativeURL"].as_str().unwrap().to_owned()
+    };
+    let fetch = async |url: &str| {
+        let request = http::Request::get(url).body(axum::body::Body::empty()).unwrap();
+        let response = server.send(request).await;
+        (response.status().as_u16(), response.headers().contains_key("cache-control"))
+    };
+    let first = url().await;
+    assert_eq!(url().await, first);
+    assert_eq!(fetch(&first).await, (200, true));
+    assert_eq!(fetch("/openapi/v3/apis/test.io/v1?hash=old").await, (200, false), "nobody keeps what has no name");
+    let crd = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/widgets.test.io";
+    let patch = json!({"spec": {"names": {"categories": ["all"]}}});
+    assert_eq!(server.merge(crd, &patch).await.0, 200);
+    assert_ne!(url().await, first);
+}
