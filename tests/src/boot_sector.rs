@@ -73,19 +73,25 @@ pub const SERIAL_BANNER: &str = "boot sector ready\r\n";
 pub const SERIAL: [u8; SECTOR] = sector(&[
     0x31, 0xC0, //             xor ax, ax
     0x8E, 0xD8, //             mov ds, ax
-    0xBE, 0x54, 0x7C, //       mov si, banner
+    0xBA, 0xFA, 0x03, //       mov dx, 0x3FA
+    0xB0, 0x01, //             mov al, 1           receive 16 bytes at a time
+    0xEE, //                   out dx, al
+    0xBE, 0x61, 0x7C, //       mov si, banner
     0xAC, //            print: lodsb
     0x84, 0xC0, //             test al, al
     0x74, 0x05, //             jz wait
-    0xE8, 0x20, 0x00, //       call put
+    0xE8, 0x27, 0x00, //       call put
     0xEB, 0xF6, //             jmp print
     0xFB, //             wait: sti
     0xF4, //                   hlt                 until the clock ticks, 18 times a second
+    0xB9, 0xD0, 0x07, // fresh: mov cx, 2000       looks before the next sleep
     0xBA, 0xFD, 0x03, // more: mov dx, 0x3FD
     0xEC, //                   in al, dx
     0xA8, 0x01, //             test al, 1          received something?
-    0x74, 0xF6, //             jz wait
-    0xB2, 0xF8, //             mov dl, 0xF8
+    0x75, 0x04, //             jnz got
+    0xE2, 0xF6, //             loop more
+    0xEB, 0xEF, //             jmp wait
+    0xB2, 0xF8, //        got: mov dl, 0xF8
     0xEC, //                   in al, dx
     0x3C, 0x21, //             cmp al, '!'
     0x74, 0x1B, //             je poweroff
@@ -94,7 +100,7 @@ pub const SERIAL: [u8; SECTOR] = sector(&[
     0x3C, 0x23, //             cmp al, '#'
     0x74, 0x22, //             je panic
     0xE8, 0x02, 0x00, //       call put
-    0xEB, 0xE4, //             jmp more
+    0xEB, 0xDD, //             jmp fresh
     0x50, //              put: push ax
     0xBA, 0xFD, 0x03, //       mov dx, 0x3FD
     0xEC, //             busy: in al, dx
@@ -107,14 +113,14 @@ pub const SERIAL: [u8; SECTOR] = sector(&[
     0xBA, 0x04, 0x06, // poweroff: mov dx, 0x604
     0xB8, 0x00, 0x20, //       mov ax, 0x2000
     0xEF, //                   out dx, ax
-    0xEB, 0xCB, //             jmp wait
+    0xEB, 0xC4, //             jmp wait
     0xB0, 0xFE, //      reset: mov al, 0xFE
     0xE6, 0x64, //             out 0x64, al
-    0xEB, 0xC5, //             jmp wait
+    0xEB, 0xBE, //             jmp wait
     0xBA, 0x05, 0x05, // panic: mov dx, 0x505
     0xB0, 0x01, //             mov al, 1
     0xEE, //                   out dx, al
-    0xEB, 0xBD, //             jmp wait
+    0xEB, 0xB6, //             jmp wait
     // banner:
     b'b', b'o', b'o', b't', b' ', b's', b'e', b'c', b't', b'o', b'r', b' ', b'r', b'e', b'a', b'd', b'y', b'\r', b'\n',
     0,
@@ -186,7 +192,7 @@ mod tests {
 
     #[test]
     fn the_serial_guest_finds_its_banner_where_its_code_says() {
-        let offset = usize::from(u16::from_le_bytes([SERIAL[5], SERIAL[6]])) - 0x7C00;
+        let offset = usize::from(u16::from_le_bytes([SERIAL[11], SERIAL[12]])) - 0x7C00;
         assert_eq!(&SERIAL[offset..offset + SERIAL_BANNER.len()], SERIAL_BANNER.as_bytes());
         assert_eq!(SERIAL[offset + SERIAL_BANNER.len()], 0);
     }

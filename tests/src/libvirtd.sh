@@ -15,14 +15,6 @@ rm -rf "$dir/etc/qemu/networks/autostart" "$dir/etc/qemu/autostart"
 # libvirt resolves the host's name at every start of a guest; where it cannot, each waits five seconds for DNS.
 { cat /etc/hosts; printf '127.0.0.1 %s\n' "$(hostname)"; } > "$dir/hosts"
 
-# Where QEMU's user may not open /dev/kvm and root may, libvirt throws its capability cache away before every call and asks QEMU anew, for a second each
-# time. Without udev nobody gives the device to group kvm, so here its group takes QEMU's user in.
-if [ -e /dev/kvm ]; then
-  gid=$(stat -c %g /dev/kvm)
-  awk -F: -v OFS=: -v gid="$gid" '$3 == gid { $4 = $4 ($4 == "" ? "" : ",") "libvirt-qemu" } { print }' /etc/group > "$dir/group"
-  chmod 644 "$dir/group"
-  mount --bind "$dir/group" /etc/group
-fi
 mount --bind "$dir/hosts" /etc/hosts
 mount --bind "$dir/etc" /etc/libvirt
 mount --bind "$dir/lib" /var/lib/libvirt

@@ -7,20 +7,17 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use super::error::Target;
+use super::threads::Threads;
 
 /// How many calls may be under way at a time. libvirtd runs 20 at a time by default (`max_workers`), and QEMU's starts wait in between.
 const MAX_CALLS: usize = 48;
 
-/// Threads beside those of calls: opening and closing connections and streams, which no caller waits for.
+/// Threads beside those of calls: opening and closing connections.
 const SPARE_THREADS: usize = 8;
-
-/// How long an idle thread waits for the next call before it ends.
-const IDLE_THREAD: Duration = Duration::from_secs(10);
 
 /// Which call about what: what may hang only once at a time.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,8 +41,7 @@ pub(crate) enum NoAnswer {
 /// The threads that call libvirt.
 #[derive(Debug)]
 pub(crate) struct Calls {
-    /// Never driven: it is used for its pool of blocking threads alone.
-    threads: Option<Runtime>,
+    threads: Threads,
     slots: Arc<Semaphore>,
     pending: Arc<Pending>,
 }
@@ -77,12 +73,8 @@ impl Calls {
     /// # Errors
     /// When the system refuses what a runtime needs, such as file descriptors.
     pub(crate) fn new() -> std::io::Result<Self> {
-        let threads = Builder::new_current_thread()
-            .thread_name("libvirt-call")
-            .max_blocking_threads(MAX_CALLS + SPARE_THREADS)
-            .thread_keep_alive(IDLE_THREAD)
-            .build()?;
-        Ok(Self { threads: Some(threads), slots: Arc::new(Semaphore::new(MAX_CALLS)), pending: Arc::default() })
+        let threads = Threads::new("libvirt-call", MAX_CALLS + SPARE_THREADS)?;
+        Ok(Self { threads, slots: Arc::new(Semaphore::new(MAX_CALLS)), pending: Arc::default() })
     }
 
     /// Runs `work` on a thread of its own and waits for it until the deadline, which counts from now.
@@ -119,9 +111,7 @@ impl Calls {
 
     /// Runs `work` on a thread of its own, without a deadline and beside the limit on calls.
     pub(crate) fn detach<F: FnOnce() + Send + 'static>(&self, work: F) {
-        if let Some(threads) = &self.threads {
-            threads.spawn_blocking(work);
-        }
+        self.threads.run(work);
     }
 
     /// The operations about this target that are under way, past their deadline or not.
@@ -133,15 +123,6 @@ impl Calls {
     pub(crate) fn parked(&self) -> usize {
         let now = Instant::now();
         self.pending.lock().iter().filter(|call| call.expires <= now).count()
-    }
-}
-
-impl Drop for Calls {
-    fn drop(&mut self) {
-        if let Some(threads) = self.threads.take() {
-            // Waiting for a parked thread could take for ever, and is forbidden in async code.
-            threads.shutdown_background();
-        }
     }
 }
 

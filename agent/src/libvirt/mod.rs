@@ -6,7 +6,7 @@
 //!      └── Events ◄── broadcast ◄── callbacks ◄── event loop, one thread a process ◄──────┘
 //! ```
 //!
-//! This is the only module of the workspace with `unsafe`, and in it only `ffi`, `subscription` and `console`. It decides nothing about guests, knows nothing
+//! This is the only module of the workspace with `unsafe`, and in it only `ffi`, `subscription` and `console::stream`. It decides nothing about guests, knows nothing
 //! of Kubernetes, and does not order calls: two calls about one domain may overtake each other, so whoever owns the guest makes one at a time.
 
 use std::sync::Arc;
@@ -39,6 +39,7 @@ mod raw_enum;
 mod session;
 mod state;
 mod subscription;
+mod threads;
 
 /// How to reach libvirt, and how long to wait for it.
 #[derive(Clone, Debug)]

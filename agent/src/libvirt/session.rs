@@ -17,9 +17,13 @@ use super::connection::Connection;
 use super::error::{ConnectError, Failure};
 use super::event::{CloseReason, Event, Events};
 use super::event_loop;
+use super::threads::Threads;
 
 /// How many events a slow receiver may lag behind. Guests can cause events (resets), so there is a limit.
 const EVENT_CAPACITY: usize = 1024;
+
+/// Threads for consoles. One is busy only while there is input on its way, or a console is being closed.
+const MAX_CONSOLE_THREADS: usize = 64;
 
 /// The wait before the second attempt to reconnect; it doubles up to [`MAX_BACK_OFF`].
 const FIRST_BACK_OFF: Duration = Duration::from_millis(100);
@@ -43,6 +47,7 @@ struct Shared {
     options: LibvirtOptions,
     uri: Arc<str>,
     calls: Calls,
+    console_threads: Threads,
     events: broadcast::Sender<Event>,
     connection: watch::Sender<Option<Arc<Connection>>>,
 }
@@ -56,11 +61,13 @@ impl Session {
         let uri: Arc<str> = options.uri.as_str().into();
         let failed = |source| ConnectError::Failed { uri: Arc::clone(&uri), source };
         event_loop::start_if_needed().map_err(failed)?;
-        let calls = Calls::new().map_err(|error| failed(Failure::internal(error.to_string())))?;
+        let no_threads = |error: std::io::Error| failed(Failure::internal(error.to_string()));
+        let calls = Calls::new().map_err(no_threads)?;
+        let console_threads = Threads::new("libvirt-console", MAX_CONSOLE_THREADS).map_err(no_threads)?;
         let deadline = options.call_deadline;
         let (events, _) = broadcast::channel(EVENT_CAPACITY);
         let (connection, _) = watch::channel(None);
-        let shared = Arc::new(Shared { options, uri: Arc::clone(&uri), calls, events, connection });
+        let shared = Arc::new(Shared { options, uri: Arc::clone(&uri), calls, console_threads, events, connection });
 
         let opened = timeout(deadline, shared.open()).await;
         let first = opened.map_err(|_| ConnectError::Deadline { uri: Arc::clone(&uri), deadline })??;
@@ -85,6 +92,11 @@ impl Session {
 
     pub(super) fn calls(&self) -> &Calls {
         &self.shared.calls
+    }
+
+    /// For consoles, whose guests may hold a thread up for as long as a connection may be silent.
+    pub(super) fn console_threads(&self) -> &Threads {
+        &self.shared.console_threads
     }
 
     pub(super) fn events(&self) -> Events {
