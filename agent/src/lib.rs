@@ -8,6 +8,7 @@
 //!
 //! Decisions are `plan::node`'s; here is what it takes to observe and to act. `libvirt` is the only module with unsafe code.
 
+mod consoles;
 pub mod disks;
 pub mod guest;
 pub mod hostfs;
@@ -24,5 +25,6 @@ pub mod run_command;
 pub mod seed;
 mod start;
 
+pub use consoles::{ConsoleError, Consoles, DuplexStream};
 pub use options::AgentOptions;
-pub use start::{Agent, AgentHandle, ConsoleError, Consoles, DuplexStream, StartError};
+pub use start::{Agent, AgentHandle, StartError};

@@ -9,6 +9,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
+/// What is logged without OVM_LOG. The client logs errors that it also returns.
+const LOG_FILTER: &str = "info,kube_client=off";
+
 /// Runs this node's virtual machines as libvirt domains.
 #[derive(Parser)]
 #[command(name = "ovm-agent", version, about, args_conflicts_with_subcommands = true)]
@@ -41,7 +44,7 @@ fn main() -> ExitCode {
 
 #[tokio::main(worker_threads = 2)]
 async fn run(arguments: RunArgs) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_from_env("OVM_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_env("OVM_LOG").unwrap_or_else(|_| EnvFilter::new(LOG_FILTER));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let cancel = CancellationToken::new();
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);

@@ -1,33 +1,29 @@
 //! Starts an agent: takes its lock, opens its state, connects, and sets its tasks going.
 
-use std::fs;
-use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use api::names;
 use events::{Recorder, Source};
-use kube::{Client, ResourceExt};
-use plan::node::GuestKey;
-use tokio::io::{AsyncRead, AsyncWrite};
+use kube::Client;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
-use uuid::Uuid;
 
-use crate::AgentOptions;
+use crate::consoles::Consoles;
 use crate::disks::DiskStore;
 use crate::guest::NodeDisks;
+use crate::hostfs::{Directory, FileError};
 use crate::hypervisor::{Capabilities, Hypervisor};
 use crate::images::StoreError;
 use crate::journal::{Journal, JournalError};
 use crate::libvirt::{ConnectError, Error, Libvirt, LibvirtOptions};
 use crate::node::{
-    GuardBoard, Heartbeat, HostLock, IdentityError, LockError, NodeCapacity, NodeContext, NodeIdentity, Supervisor,
-    VmCache, boot_id, watch_vms,
+    GuardBoard, Heartbeat, HostLock, IdentityError, Inputs, LockError, NodeCapacity, NodeContext, NodeIdentity,
+    Supervisor, Surveyor, VmCache, boot_id, watch_vms,
 };
 use crate::objects::KubeObjects;
+use crate::options::AgentOptions;
 
 /// Starts agents.
 #[derive(Debug)]
@@ -43,25 +39,12 @@ pub struct AgentHandle {
     _lock: HostLock,
 }
 
-/// Opens consoles of this node's guests. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct Consoles {
-    libvirt: Libvirt,
-    vms: VmCache,
-}
-
 /// Why an agent did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The directory of its state cannot be made.
-    #[error("make data directory {}", path.display())]
-    DataDir {
-        /// The directory.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
+    /// The directory of its state cannot be made or opened.
+    #[error(transparent)]
+    DataDir(#[from] FileError),
     /// Another agent manages this libvirt.
     #[error(transparent)]
     Lock(#[from] LockError),
@@ -82,28 +65,12 @@ pub enum StartError {
     Identity(#[from] IdentityError),
 }
 
-/// Why a console was not opened.
-#[derive(Debug, thiserror::Error)]
-pub enum ConsoleError {
-    /// No such guest on this node.
-    #[error("virtual machine {namespace}/{name} ({uid}) does not run on this node")]
-    NotHere {
-        /// Its namespace.
-        namespace: String,
-        /// Its name.
-        name: String,
-        /// Its UID.
-        uid: String,
-    },
-    /// libvirt did not open it.
-    #[error("open the console")]
-    Libvirt(#[from] Error),
+/// Who the agent is, and what it has on this node's disk.
+struct NodeState {
+    identity: NodeIdentity,
+    journal: Journal,
+    disks: DiskStore,
 }
-
-/// A console: what the guest writes can be read, what is written the guest reads.
-pub trait DuplexStream: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> DuplexStream for T {}
 
 impl Agent {
     /// Starts the agent of a node. It ends with `cancel`, or when the handle is dropped; guests run on.
@@ -115,8 +82,7 @@ impl Agent {
         client: Client,
         cancel: CancellationToken,
     ) -> Result<AgentHandle, StartError> {
-        fs::create_dir_all(&options.data_dir)
-            .map_err(|source| StartError::DataDir { path: options.data_dir.clone(), source })?;
+        Directory::open_or_create_root(&options.data_dir)?;
         let lock = HostLock::take(&options.lock_dir, &options.libvirt_uri)?;
         let journal = Journal::open(&options.data_dir, boot_id(&options.proc_dir))?;
         let disks = DiskStore::open(&options.data_dir)?;
@@ -124,39 +90,54 @@ impl Agent {
             Libvirt::connect(LibvirtOptions::new(&options.libvirt_uri)),
             NodeIdentity::load(&client, &options.data_dir, &options.node_name)
         );
-        let (libvirt, identity) = (libvirt?, identity?);
+        let (libvirt, state) = (libvirt?, NodeState { identity: identity?, journal, disks });
+        let registers = if options.register_node { Some(capacity(&libvirt).await?) } else { None };
         let objects = Arc::new(KubeObjects::new(client.clone(), options.node_name.clone()));
-        let recorder = Recorder::start(
-            client.clone(),
-            Source { component: names::AGENT_COMPONENT.to_owned(), host: Some(options.node_name.clone()) },
-            cancel.clone(),
-        );
-        let hypervisor: Arc<dyn Hypervisor> = Arc::new(libvirt.clone());
-        let context = Arc::new(NodeContext {
+        let source = Source { component: names::AGENT_COMPONENT.to_owned(), host: Some(options.node_name.clone()) };
+        let recorder = Recorder::start(client.clone(), source, cancel.clone());
+        let heartbeat = Heartbeat {
+            client: client.clone(),
             node: options.node_name.clone(),
-            identity,
-            capabilities: Capabilities::new(Arc::clone(&hypervisor), options.emulation),
-            hypervisor,
-            guests: objects.clone(),
-            node_objects: objects.clone(),
-            disks: Arc::new(NodeDisks::new(disks, objects.clone())),
-            journal,
-            recorder,
-            vms: VmCache::default(),
-            guard: GuardBoard::default(),
-            proc_dir: options.proc_dir.clone(),
-            pass_wanted: Notify::new(),
-        });
-        let registers = if options.register_node {
-            let host = libvirt.host_facts().await?;
-            Some(NodeCapacity { memory_kib: host.memory_kib, cpus: host.cpus })
-        } else {
-            None
+            libvirt: libvirt.clone(),
+            objects: objects.clone(),
+            registers,
         };
-        let heartbeat =
-            Heartbeat { client: client.clone(), node: options.node_name, libvirt: libvirt.clone(), objects, registers };
-        let handle = AgentHandle { libvirt, vms: context.vms.clone(), cancel, tasks: JoinSet::new(), _lock: lock };
+        let context = Arc::new(make_context(options, state, libvirt.clone(), objects, recorder));
+        let vms = context.vms.clone();
+        let handle = AgentHandle { libvirt, vms, cancel, tasks: JoinSet::new(), _lock: lock };
         Ok(handle.run(context, heartbeat, client).await)
+    }
+}
+
+/// What the host has for guests.
+async fn capacity(libvirt: &Libvirt) -> Result<NodeCapacity, Error> {
+    let host = libvirt.host_facts().await?;
+    Ok(NodeCapacity { memory_kib: host.memory_kib, cpus: host.cpus })
+}
+
+/// What all workers share, over the real libvirt, API and disks.
+fn make_context(
+    options: AgentOptions,
+    state: NodeState,
+    libvirt: Libvirt,
+    objects: Arc<KubeObjects>,
+    recorder: Recorder,
+) -> NodeContext {
+    let hypervisor: Arc<dyn Hypervisor> = Arc::new(libvirt);
+    NodeContext {
+        node: options.node_name,
+        identity: state.identity,
+        capabilities: Capabilities::new(Arc::clone(&hypervisor), options.emulation),
+        hypervisor,
+        guests: objects.clone(),
+        node_objects: objects.clone(),
+        disks: Arc::new(NodeDisks::new(state.disks, objects)),
+        journal: state.journal,
+        recorder,
+        vms: VmCache::default(),
+        guard: GuardBoard::default(),
+        proc_dir: options.proc_dir,
+        pass_wanted: Notify::new(),
     }
 }
 
@@ -181,7 +162,9 @@ impl AgentHandle {
         self.spawn(async move { drop(warm.capabilities.machine(None).await) });
         self.spawn(heartbeat.run(beaten.is_ok()));
         self.spawn(watch);
-        self.spawn(Supervisor::new(context).run(events, changes));
+        let (found, surveys) = mpsc::channel(1);
+        self.spawn(Surveyor::new(Arc::clone(&context)).run(found));
+        self.spawn(Supervisor::new(context).run(Inputs { events, changed: changes, surveys }));
         self
     }
 
@@ -200,57 +183,5 @@ impl AgentHandle {
     /// Waits until the agent has ended.
     pub async fn ended(mut self) {
         while self.tasks.join_next().await.is_some() {}
-    }
-}
-
-impl Consoles {
-    /// Opens the serial console of a guest, and takes it from whoever has it open.
-    ///
-    /// # Errors
-    /// If the guest does not run here, or libvirt refuses.
-    pub async fn open_serial(
-        &self,
-        namespace: &str,
-        name: &str,
-        uid: &str,
-    ) -> Result<Box<dyn DuplexStream>, ConsoleError> {
-        let domain = self.running_domain(namespace, name, uid).await?;
-        Ok(Box::new(self.libvirt.open_console(domain).await?))
-    }
-
-    /// Opens the display of a guest, as RFB.
-    ///
-    /// # Errors
-    /// If the guest does not run here, or libvirt refuses.
-    pub async fn open_display(
-        &self,
-        namespace: &str,
-        name: &str,
-        uid: &str,
-    ) -> Result<Box<dyn DuplexStream>, ConsoleError> {
-        let domain = self.running_domain(namespace, name, uid).await?;
-        Ok(Box::new(self.libvirt.open_graphics(domain).await?))
-    }
-
-    /// UUID of the running domain of a VM.
-    async fn running_domain(&self, namespace: &str, name: &str, uid: &str) -> Result<Uuid, ConsoleError> {
-        let key = GuestKey { namespace: namespace.to_owned(), name: name.to_owned() };
-        let not_here =
-            || ConsoleError::NotHere { namespace: namespace.to_owned(), name: name.to_owned(), uid: uid.to_owned() };
-        if self.vms.get(&key).and_then(|vm| vm.uid()).as_deref() != Some(uid) {
-            return Err(not_here());
-        }
-        let domain_name = domain_xml::DomainName::new(namespace, name);
-        let found = self.libvirt.find_domain_by_name(domain_name.as_str()).await?;
-        let domain = found.filter(|domain| domain.state.is_active()).ok_or_else(not_here)?;
-        let is_its_own = domain
-            .metadata
-            .as_deref()
-            .and_then(|xml| domain_xml::parse_metadata(xml).ok())
-            .is_some_and(|own| own.uid == uid);
-        if !is_its_own {
-            return Err(not_here());
-        }
-        Ok(domain.uuid)
     }
 }

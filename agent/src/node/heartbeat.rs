@@ -64,6 +64,10 @@ impl Heartbeat {
         loop {
             ticks.tick().await;
             let beat = self.beat(&mut is_registered, &mut written).await;
+            if matches!(beat, Err(ApiError::Missing { .. })) {
+                // The Node was deleted under a living agent: made again where it is the agent's to make.
+                (is_registered, written) = (false, None);
+            }
             match (&beat, was_failing) {
                 (Err(error), false) => warn!(%error, "heartbeat failed"),
                 (Ok(()), true) => info!("heartbeat is back"),

@@ -34,7 +34,7 @@ pub struct NodeIdentity {
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
     /// The API did not say, and it never has.
-    #[error("read the cluster's UID (namespace kube-system)")]
+    #[error("the API server does not tell the cluster's UID; is it up, and is the kubeconfig right?")]
     Api(#[from] ApiError),
     /// The namespace has no usable UID.
     #[error("namespace kube-system has no UID")]

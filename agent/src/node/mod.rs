@@ -9,6 +9,7 @@ mod identity;
 mod lock;
 mod register;
 mod supervisor;
+mod survey;
 mod watch;
 
 pub(crate) use cache::VmCache;
@@ -19,5 +20,6 @@ pub(crate) use identity::boot_id;
 pub use identity::{IdentityError, NodeIdentity};
 pub use lock::{HostLock, LockError};
 pub use register::NodeCapacity;
-pub(crate) use supervisor::Supervisor;
+pub(crate) use supervisor::{Inputs, Supervisor};
+pub(crate) use survey::Surveyor;
 pub(crate) use watch::watch_vms;

@@ -1,29 +1,18 @@
-//! Wakes the guests' workers: on events of libvirt and of the API, and all of them in a full pass every 30 s, which repairs what an event missed.
+//! Wakes the guests' workers: on events of libvirt and of the API, and all of them after each full pass. Never waits for anything else.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use domain_xml::DomainName;
-use kube::ResourceExt;
-use plan::node::{GuestKey, OrphanFacts, plan_orphans};
+use plan::node::GuestKey;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{Instrument as _, error, info_span, warn};
 
-use super::{NodeContext, garbage};
+use super::NodeContext;
 use crate::guest::{Bell, GuestWorker};
 use crate::libvirt::{CrashedDetail, Event, Events, GuestEvent, GuestEventKind, Lifecycle};
-use api::chain;
-
-/// How often every guest is looked at.
-const FULL_PASS: Duration = Duration::from_secs(30);
-/// Passes asked for by events come no closer than this.
-const SHORTEST_PASS: Duration = Duration::from_secs(1);
-/// Every so many passes, placements that were never released are searched for, and disks that nobody needs.
-const SEARCH_EVERY: u32 = 10;
 
 /// The supervisor of all workers.
 pub(crate) struct Supervisor {
@@ -31,7 +20,16 @@ pub(crate) struct Supervisor {
     workers: BTreeMap<GuestKey, Worker>,
     by_domain: BTreeMap<String, GuestKey>,
     tasks: JoinSet<()>,
-    passes: u32,
+}
+
+/// What wakes workers.
+pub(crate) struct Inputs {
+    /// libvirt's events.
+    pub(crate) events: Events,
+    /// Guests whose VM changed.
+    pub(crate) changed: mpsc::UnboundedReceiver<GuestKey>,
+    /// The guests that a full pass found.
+    pub(crate) surveys: mpsc::Receiver<BTreeSet<GuestKey>>,
 }
 
 struct Worker {
@@ -41,25 +39,16 @@ struct Worker {
 
 impl Supervisor {
     pub(crate) fn new(context: Arc<NodeContext>) -> Self {
-        Self { context, workers: BTreeMap::new(), by_domain: BTreeMap::new(), tasks: JoinSet::new(), passes: 0 }
+        Self { context, workers: BTreeMap::new(), by_domain: BTreeMap::new(), tasks: JoinSet::new() }
     }
 
     /// Supervises until it is dropped, which ends the workers wherever they are.
-    pub(crate) async fn run(mut self, mut events: Events, mut changed: mpsc::UnboundedReceiver<GuestKey>) {
-        let mut passes = tokio::time::interval(FULL_PASS);
-        passes.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let context = Arc::clone(&self.context);
-        let mut last_pass = Instant::now();
+    pub(crate) async fn run(mut self, mut inputs: Inputs) {
         loop {
             tokio::select! {
-                _ = passes.tick() => self.full_pass().await,
-                () = context.pass_wanted.notified() => {
-                    tokio::time::sleep_until(last_pass + SHORTEST_PASS).await;
-                    self.full_pass().await;
-                    last_pass = Instant::now();
-                }
-                Some(event) = events.next() => self.take_event(event),
-                Some(key) = changed.recv() => self.wake(&key),
+                Some(event) = inputs.events.next() => self.take_event(event),
+                Some(key) = inputs.changed.recv() => self.wake(&key),
+                Some(keys) = inputs.surveys.recv() => self.take_survey(keys),
                 Some(ended) = self.tasks.join_next(), if !self.tasks.is_empty() => self.take_end(ended),
             }
         }
@@ -123,22 +112,8 @@ impl Supervisor {
         self.workers.retain(|_, worker| !worker.task.is_finished());
     }
 
-    /// Lists everything, judges orphans, wakes everybody, and lets go of workers without a guest.
-    async fn full_pass(&mut self) {
-        self.passes = self.passes.wrapping_add(1);
-        self.context.capabilities.forget_refusals();
-        let mut keys: BTreeSet<GuestKey> = self.context.vms.keys().into_iter().collect();
-        keys.extend(self.context.journal.guests());
-        match self.own_domains().await {
-            Ok(domains) => {
-                self.judge_orphans(&domains).await;
-                if self.passes % SEARCH_EVERY == 1 {
-                    keys.extend(self.search(&domains).await);
-                }
-                keys.extend(domains.into_iter().map(|domain| domain.key));
-            }
-            Err(error) => warn!(error = chain(&error), "cannot list domains"),
-        }
+    /// Wakes everybody, and lets go of workers without a guest.
+    fn take_survey(&mut self, mut keys: BTreeSet<GuestKey>) {
         let done = |key: &GuestKey, worker: &Worker| worker.bell.is_done.load(Ordering::Relaxed) && !keys.contains(key);
         let gone: Vec<GuestKey> =
             self.workers.iter().filter(|(key, worker)| done(key, worker)).map(|(key, _)| key.clone()).collect();
@@ -151,67 +126,4 @@ impl Supervisor {
             self.wake(key);
         }
     }
-
-    async fn own_domains(&self) -> Result<Vec<OwnDomain>, crate::libvirt::Error> {
-        let domains = self.context.hypervisor.list().await?;
-        let own = domains.iter().filter_map(|domain| {
-            let metadata = self.context.identity.own_metadata(domain).ok()?;
-            let key = GuestKey { namespace: metadata.namespace, name: metadata.name };
-            Some(OwnDomain { key, vm_uid: metadata.uid, active: domain.state.is_active() })
-        });
-        Ok(own.collect())
-    }
-
-    /// E6: finds the domains without their VM, by uncached reads, and posts what may become of them.
-    async fn judge_orphans(&self, domains: &[OwnDomain]) {
-        let mut orphans = Vec::new();
-        for domain in domains {
-            let cached = self.context.vms.get(&domain.key).and_then(|vm| vm.uid());
-            if cached.as_ref() == Some(&domain.vm_uid) {
-                continue;
-            }
-            let has_successor = match self.context.guests.read_vm(&domain.key).await {
-                Ok(Some(vm)) if vm.uid().as_ref() == Some(&domain.vm_uid) => continue,
-                Ok(vm) => vm.is_some(),
-                // Nothing is an orphan that the API was not asked about.
-                Err(_) => continue,
-            };
-            let (key, vm_uid) = (domain.key.clone(), domain.vm_uid.clone());
-            orphans.push(OrphanFacts { key, vm_uid, active: domain.active, has_successor });
-        }
-        let running = domains.iter().filter(|domain| domain.active).count();
-        let verdict = plan_orphans(&orphans, running);
-        if let Some(message) = &verdict.message {
-            warn!(message, "orphans held back");
-            self.context.warn_on_node("OrphansHeld", message);
-        }
-        self.context.guard.post(&verdict);
-    }
-
-    /// Placements that were never released (E4), and disks that nobody needs.
-    async fn search(&self, domains: &[OwnDomain]) -> Vec<GuestKey> {
-        let found = self.context.node_objects.list_unreleased().await.unwrap_or_default();
-        let mut known: BTreeSet<String> = self.context.vms.uids().into_iter().collect();
-        known.extend(domains.iter().map(|domain| domain.vm_uid.clone()));
-        known.extend(self.context.journal.vm_uids());
-        let candidates = garbage::unexplained(&self.context.disks.list().await.unwrap_or_default(), &known);
-        if !candidates.is_empty()
-            && let Ok(alive) = self.context.node_objects.list_vm_uids().await
-        {
-            for uid in garbage::unexplained(&candidates, &alive) {
-                if let Err(trouble) = self.context.disks.clean(uid).await {
-                    warn!(%uid, error = trouble.message, "cannot remove disks that nobody needs");
-                }
-            }
-        }
-        found.into_iter().filter(|key| self.context.vms.get(key).is_none()).collect()
-    }
-}
-
-/// A domain of ours, as the list shows it.
-#[derive(Clone, Debug)]
-struct OwnDomain {
-    key: GuestKey,
-    vm_uid: String,
-    active: bool,
 }
