@@ -1,5 +1,7 @@
 //! Calls about domains. Each looks its domain up anew, so that a vanished one is an error and no handle outlives its connection.
 
+use std::collections::HashMap;
+
 use tokio::net::UnixStream;
 use uuid::Uuid;
 use virt::domain::Domain;
@@ -223,29 +225,30 @@ impl Libvirt {
     }
 }
 
-/// Four calls for all domains and one for the metadata of each, instead of five for each.
+/// Five calls for all domains and one for the metadata of each, instead of six for each.
 fn list_domains(connection: &Connection) -> Result<Vec<DomainSummary>, Failure> {
     let connect = connection.connect();
-    let with = |flag: u32| -> Result<Vec<Uuid>, Failure> {
+    let with = |flag: u32| -> Result<HashMap<Uuid, Domain>, Failure> {
         let domains = connect.list_all_domains(flag)?;
-        domains.iter().map(|domain| domain.uuid().map_err(Failure::from)).collect()
+        domains.into_iter().map(|domain| Ok((domain.uuid()?, domain))).collect()
     };
+    let all = with(0)?;
     let persistent = with(virt_sys::VIR_CONNECT_LIST_DOMAINS_PERSISTENT)?;
     let autostart = with(virt_sys::VIR_CONNECT_LIST_DOMAINS_AUTOSTART)?;
     let managed_save = with(virt_sys::VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE)?;
-    let mut summaries = Vec::new();
+    let mut summaries = Vec::with_capacity(all.len());
     for record in ffi::all_states(connect)? {
-        let metadata =
-            connect.lookup_domain_by_uuid(record.uuid).map_err(Failure::from).and_then(|domain| read_metadata(&domain));
-        let metadata = match metadata {
-            // It went away meanwhile: then it is not in the list.
+        // One that came meanwhile will be in the next list.
+        let Some(domain) = all.get(&record.uuid) else { continue };
+        let metadata = match read_metadata(domain) {
+            // It went away meanwhile.
             Err(failure) if failure.is_no_domain() => continue,
-            other => other?,
+            metadata => metadata?,
         };
         summaries.push(DomainSummary {
-            persistent: persistent.contains(&record.uuid),
-            autostart: autostart.contains(&record.uuid),
-            has_managed_save: managed_save.contains(&record.uuid),
+            persistent: persistent.contains_key(&record.uuid),
+            autostart: autostart.contains_key(&record.uuid),
+            has_managed_save: managed_save.contains_key(&record.uuid),
             uuid: record.uuid,
             name: record.name,
             id: record.id,
