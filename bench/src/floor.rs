@@ -12,8 +12,9 @@ use tests::programs::output;
 use tests::stack::NAMESPACE;
 use uuid::Uuid;
 use virt::connect::Connect;
+use virt::domain::Domain;
 
-use crate::rig::{Rig, next};
+use crate::rig::{Rig, next, press_until_off};
 
 /// Name of the floor's domain.
 const NAME: &str = "floor";
@@ -25,6 +26,14 @@ pub(crate) struct Floor {
     overlay: PathBuf,
     base: PathBuf,
     virtual_bytes: u64,
+}
+
+/// What libvirt alone needs to start a guest, and to start it again.
+pub(crate) struct StartedAgain {
+    /// Define and create of the first domain.
+    pub(crate) first: Duration,
+    /// From the guest's power-off until the second domain ran: libvirt's own stop, undefine, define and create.
+    pub(crate) total: Duration,
 }
 
 impl Floor {
@@ -67,7 +76,29 @@ impl Floor {
     /// When libvirt refuses.
     pub(crate) fn start(&self, rig: &Rig) -> Result<Duration> {
         self.make_overlay()?;
-        let domain_started = rig.runtime.block_on(async {
+        let (domain, took) = self.define_and_create(rig)?;
+        self.remove(&domain)?;
+        Ok(took)
+    }
+
+    /// Starts the domain, lets its guest power itself off, and puts an equal domain in its place.
+    ///
+    /// # Errors
+    /// When libvirt refuses, or the guest does not see its power button.
+    pub(crate) fn start_again(&self, rig: &Rig) -> Result<StartedAgain> {
+        self.make_overlay()?;
+        let (domain, first) = self.define_and_create(rig)?;
+        let mut events = rig.libvirt.events();
+        let end = rig.runtime.block_on(press_until_off(rig, &mut events, NAME, domain.uuid()?))?;
+        domain.undefine().context("remove the floor's domain")?;
+        let (domain, _) = self.define_and_create(rig)?;
+        let total = end.powered_off.elapsed();
+        self.remove(&domain)?;
+        Ok(StartedAgain { first, total })
+    }
+
+    fn define_and_create(&self, rig: &Rig) -> Result<(Domain, Duration)> {
+        rig.runtime.block_on(async {
             let mut events = rig.libvirt.events();
             let (connect, xml) = (self.connect.clone(), self.xml.clone());
             let begun = Instant::now();
@@ -78,13 +109,14 @@ impl Floor {
             });
             let running = next(&mut events, NAME, |event| matches!(event, Lifecycle::Started(_))).await;
             let domain = created.await.context("start the floor's domain")?.context("start the floor's domain")?;
-            anyhow::Ok((domain, running?.duration_since(begun)))
-        });
-        let (domain, took) = domain_started?;
+            Ok((domain, running?.duration_since(begun)))
+        })
+    }
+
+    fn remove(&self, domain: &Domain) -> Result<()> {
         domain.destroy().context("end the floor's domain")?;
         domain.undefine().context("remove the floor's domain")?;
-        fs::remove_file(&self.overlay).context("remove the floor's disk")?;
-        Ok(took)
+        fs::remove_file(&self.overlay).context("remove the floor's disk")
     }
 
     fn make_overlay(&self) -> Result<()> {

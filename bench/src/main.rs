@@ -63,7 +63,9 @@ fn run(arguments: &Arguments) -> Result<()> {
     let floor = Floor::like(&rig, rig::WARM_UP)?;
     let rounds = usize::from(arguments.rounds);
     report(lifecycle::measure_starts(&rig, &floor, rounds)?);
-    report(lifecycle::measure_power_offs(&rig, &floor, rounds)?);
+    for figure in lifecycle::measure_power_offs(&rig, &floor, rounds)? {
+        report(figure);
+    }
     rig.run_all()?;
     for figure in process::measure_idle(&rig)? {
         report(figure);

@@ -19,9 +19,9 @@ use crate::figure::{Figure, Goal};
 use crate::rounds::median;
 
 const GOAL_MICROSECONDS: f64 = 10.0;
-/// Renders of one round: long enough for the clock, short enough that most rounds are undisturbed.
-const RENDERS: u32 = 500;
-const ROUNDS: usize = 41;
+/// Renders of one round: long enough for the clock, and so short that a busy machine interrupts few rounds.
+const RENDERS: u32 = 20;
+const ROUNDS: usize = 501;
 
 /// The time of one render, the median of many rounds.
 ///

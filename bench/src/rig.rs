@@ -14,6 +14,7 @@ use tests::machines::offline_machine;
 use tests::stack::{NAMESPACE, Stack};
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
+use uuid::Uuid;
 
 /// The guest that takes what only the first guest pays, and that the floor is made like.
 pub(crate) const WARM_UP: &str = "bench-0";
@@ -21,6 +22,9 @@ pub(crate) const WARM_UP: &str = "bench-0";
 const DEADLINE: Duration = Duration::from_mins(1);
 /// What still goes on after a measurement, such as status writes and a look at all guests, is over after this.
 const SETTLE: Duration = Duration::from_millis(1500);
+/// A guest that does not see its power button was still booting: press again.
+const PRESS_AGAIN: Duration = Duration::from_secs(1);
+const PRESSES: usize = 60;
 /// Name of the boot sector in the node's image store.
 const IMAGE: &str = "bench:latest";
 
@@ -117,6 +121,31 @@ pub(crate) fn settle() {
 /// Name of the domain of a guest of ours.
 pub(crate) fn domain_name(name: &str) -> String {
     format!("{NAMESPACE}_{name}")
+}
+
+/// When a guest ended by itself.
+pub(crate) struct End {
+    /// The guest has powered off; libvirt still ends its process.
+    pub(crate) powered_off: Instant,
+    /// libvirt has the domain shut off.
+    pub(crate) stopped: Instant,
+}
+
+/// Presses a guest's power button until it powers off, and waits until it is shut off.
+///
+/// # Errors
+/// When it ignores the button, or libvirt refuses.
+pub(crate) async fn press_until_off(rig: &Rig, events: &mut Events, domain: &str, uuid: Uuid) -> Result<End> {
+    for _ in 0..PRESSES {
+        rig.libvirt.shut_down(uuid).await.context("press the power button")?;
+        let shutdown = next(events, domain, |event| matches!(event, Lifecycle::Shutdown(_)));
+        if let Ok(powered_off) = timeout(PRESS_AGAIN, shutdown).await {
+            let powered_off = powered_off?;
+            let stopped = next(events, domain, |event| matches!(event, Lifecycle::Stopped(_))).await?;
+            return Ok(End { powered_off, stopped });
+        }
+    }
+    bail!("guest {domain} ignores its power button")
 }
 
 /// Waits for a change of a domain's life, and returns when it was heard of.
