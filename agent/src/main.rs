@@ -28,6 +28,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    agent::libvirt::share_one_heap();
     let cli = Cli::parse();
     let result = match cli.command {
         Some(Command::Image(arguments)) => arguments.run(&mut std::io::stdout().lock()).map_err(anyhow::Error::from),

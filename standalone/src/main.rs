@@ -14,6 +14,7 @@ use options::Options;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
+    agent::libvirt::share_one_heap();
     let options = Options::parse();
     let filter = EnvFilter::try_from_env("OVM_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();

@@ -6,7 +6,7 @@
 //!      └── Events ◄── broadcast ◄── callbacks ◄── event loop, one thread a process ◄──────┘
 //! ```
 //!
-//! This is the only module of the workspace with `unsafe`, and in it only `ffi`, `subscription` and `console::stream`. It decides nothing about guests, knows nothing
+//! This is the only module of the workspace with `unsafe`, and in it only `ffi`, `heap`, `subscription` and `console::stream`. It decides nothing about guests, knows nothing
 //! of Kubernetes, and does not order calls: two calls about one domain may overtake each other, so whoever owns the guest makes one at a time.
 
 use std::sync::Arc;
@@ -22,6 +22,7 @@ pub use event::{
     Lifecycle, PmSuspendedDetail, ResumedDetail, ShutdownDetail, StartedDetail, StoppedDetail, SuspendedDetail,
     UndefinedDetail, WatchdogAction,
 };
+pub use heap::share_one_heap;
 pub use host::{EmulatorFacts, HostFacts, Usability, Version, VirtType};
 use session::Session;
 pub use state::{CrashedReason, DomainState, PausedReason, RunningReason, ShutOffReason};
@@ -34,6 +35,7 @@ mod error;
 mod event;
 mod event_loop;
 mod ffi;
+mod heap;
 mod host;
 mod raw_enum;
 mod session;
