@@ -22,7 +22,7 @@ const PROMPT: &str = "login:";
 /// Under emulation on a busy machine a boot takes half a minute.
 const BOOT_DEADLINE: Duration = Duration::from_mins(3);
 /// A guest that is silent for so long has booted before: Enter makes it repeat its prompt.
-const SILENCE: Duration = Duration::from_secs(15);
+const SILENCE: Duration = Duration::from_secs(5);
 
 /// The example, applied or not.
 #[derive(Debug)]
