@@ -135,10 +135,11 @@ impl Journal {
                 state.file = write_anew(&inner.path, &state.entries)?;
                 state.lines = 0;
             }
-            state.file.write_all(record.to_line().as_bytes())?;
-            if wait {
-                state.file.sync_data()?;
-            }
+            let written = state.file.write_all(record.to_line().as_bytes());
+            // A write that fails can leave half a line, and after a failed fsync nobody knows what the disk has: the next record makes the file anew.
+            written.and_then(|()| if wait { state.file.sync_data() } else { Ok(()) }).inspect_err(|_| {
+                state.lines = COMPACT_AFTER_LINES;
+            })?;
             state.lines += 1;
             record.apply(&mut state.entries);
             Ok(())

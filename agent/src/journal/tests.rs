@@ -87,3 +87,20 @@ async fn the_file_does_not_grow_without_bound() {
     }
     assert!(fs::read_to_string(directory.path().join(FILE)).unwrap().lines().count() < COMPACT_AFTER_LINES);
 }
+
+#[tokio::test]
+async fn half_a_line_of_a_full_disk_does_not_spoil_what_follows() {
+    let directory = tempfile::tempdir().unwrap();
+    let journal = open(directory.path(), "boot");
+    journal.start(&key(), "a", false).await.unwrap();
+    let mut half = OpenOptions::new().append(true).open(directory.path().join(FILE)).unwrap();
+    half.write_all(b"{\"start\"").unwrap();
+    let whole = std::mem::replace(&mut journal.lock().file, File::options().append(true).open("/dev/full").unwrap());
+    journal.end(&key(), "a", &end()).await.unwrap_err();
+    journal.lock().file = whole;
+    journal.start(&key(), "b", false).await.unwrap();
+    journal.end(&key(), "a", &end()).await.unwrap();
+    let again = open(directory.path(), "boot");
+    assert_eq!(again.of_guest(&key())[0].end, Some(end()));
+    assert_eq!(again.vm_uids().len(), 2);
+}

@@ -1,5 +1,7 @@
 //! Disks, and the volumes that they are made from.
 
+use std::fmt;
+
 use k8s_openapi::api::core::v1::LocalObjectReference;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -114,7 +116,7 @@ pub struct PersistentVolumeClaimSource {
 }
 
 /// User data for cloud-init. Exactly one of `secretRef`, `userDataBase64` and `userData`; at most 2048 bytes decoded.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct CloudInitNoCloudSource {
     /// A Secret in the guest's namespace with the user data under key `userdata`.
@@ -126,6 +128,18 @@ pub struct CloudInitNoCloudSource {
     /// User data as it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user_data: Option<String>,
+}
+
+/// User data may hold passwords and keys, and whole objects are printed in logs: only its length is shown.
+impl fmt::Debug for CloudInitNoCloudSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let length = |text: &Option<String>| text.as_ref().map(|text| format!("{} bytes", text.len()));
+        f.debug_struct("CloudInitNoCloudSource")
+            .field("secret_ref", &self.secret_ref)
+            .field("user_data_base64", &length(&self.user_data_base64))
+            .field("user_data", &length(&self.user_data))
+            .finish()
+    }
 }
 
 /// A disk from an image.
@@ -154,4 +168,21 @@ pub struct EphemeralSource {
 pub struct EmptyDiskSource {
     /// Size of the disk.
     pub capacity: Quantity,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn i7_user_data_is_in_no_debug_output() {
+        let seed = CloudInitNoCloudSource {
+            user_data: Some("password: hunter2".to_owned()),
+            user_data_base64: Some("aHVudGVyMg==".to_owned()),
+            ..CloudInitNoCloudSource::default()
+        };
+        let printed = format!("{:?}", Volume { cloud_init_no_cloud: Some(seed), ..Volume::default() });
+        assert!(!printed.contains("hunter2") && !printed.contains("aHVud"), "{printed}");
+        assert!(printed.contains("17 bytes"), "{printed}");
+    }
 }
