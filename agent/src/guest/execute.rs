@@ -26,6 +26,9 @@ use crate::objects::ApiError;
 use crate::proc::read_qemu;
 use api::chain;
 
+/// S4's reads are good for a start for so long. The disks are prepared meanwhile, which may take minutes, and a node whose Lease is 40 s old may
+/// have been fenced since.
+const LOOK_LIFE: Duration = Duration::from_secs(20);
 /// How long a killed process may take to go.
 const KILL_PATIENCE: Duration = Duration::from_secs(5);
 /// How often it is looked at meanwhile.
@@ -113,12 +116,15 @@ impl GuestWorker {
         Ok(())
     }
 
-    async fn execute_step(&mut self, seen: &Seen, step: &Step) -> Result<(), StepError> {
+    pub(super) async fn execute_step(&mut self, seen: &Seen, step: &Step) -> Result<(), StepError> {
         match step {
             Step::PrepareDisks { uid } => self.prepare_disks(seen, uid).await,
             Step::Define { uid, expect } => self.define(seen, uid, expect).await,
             Step::WriteStatus(write) => self.write_status(seen, write).await,
             Step::JournalStart { uid, running } => {
+                if seen.look_begun.is_none_or(|begun| begun.elapsed() > LOOK_LIFE) {
+                    return Err(StepError::Changed);
+                }
                 Ok(self.looker.context.journal.start(&self.looker.key, uid, *running).await?)
             }
             Step::JournalEnd { uid, end } => Ok(self.looker.context.journal.end(&self.looker.key, uid, end).await?),

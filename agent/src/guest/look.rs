@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use api::v1alpha1::VirtualMachine;
 use plan::node::{GuestKey, Look, OvmFacts, OvmView, ProcLook, StartCheck};
+use tokio::time::Instant;
 use tracing::warn;
 use uuid::Uuid;
 
@@ -18,6 +19,8 @@ pub(super) struct Reads {
     /// The VM as just read, and what that means.
     pub(super) vm: Option<Result<Option<Arc<VirtualMachine>>, ApiError>>,
     pub(super) start_check: Option<StartCheck>,
+    /// When a look for a start began: before the Lease was renewed.
+    pub(super) begun: Option<Instant>,
     pub(super) ovm: OvmView,
     pub(super) proc: ProcLook,
     pub(super) files: Vec<Uuid>,
@@ -36,6 +39,7 @@ impl Looker {
     pub(super) async fn read(&self, look: Look, uuids: Vec<Uuid>) -> Reads {
         match look {
             Look::Start => {
+                let begun = Some(Instant::now());
                 // S4: the Lease first, then Node and VM; S5: /proc after them.
                 let lease = self.context.node_objects.renew_lease().await.map_err(|error| error.to_string());
                 let (node, vm) =
@@ -44,6 +48,7 @@ impl Looker {
                 Reads {
                     vm: Some(shared(vm)),
                     start_check: Some(StartCheck { lease, node }),
+                    begun,
                     ovm: OvmView::Unknown,
                     proc,
                     files,
@@ -58,7 +63,7 @@ impl Looker {
                 };
                 let vm = self.context.guests.read_vm(&self.key).await;
                 let (proc, files) = tokio::join!(self.look_for_process(uuids), self.list_files());
-                Reads { vm: Some(shared(vm)), start_check: None, ovm, proc, files }
+                Reads { vm: Some(shared(vm)), start_check: None, begun: None, ovm, proc, files }
             }
             Look::Orphans => Reads::default(),
         }

@@ -10,6 +10,7 @@ use plan::node::{
     DesiredGuest, DisksState, DomainFacts, DomainSlot, DomainState, FreshVm, ObservedGuest, PausedReason,
     ShutOffReason, Trouble, VmFacts,
 };
+use tokio::time::Instant;
 use tracing::warn;
 use uuid::Uuid;
 
@@ -30,6 +31,8 @@ pub(super) struct Seen {
     pub(super) domain: Option<OwnDomain>,
     /// How the VM would be rendered here.
     pub(super) spec: Option<GuestSpec>,
+    /// When the look for a start began, if one was made.
+    pub(super) look_begun: Option<Instant>,
 }
 
 /// A domain of ours.
@@ -85,7 +88,7 @@ impl GuestWorker {
             panic_seen: self.memory.panic_seen,
             guard,
         };
-        Seen { desired, observed, vm, domain, spec: spec.and_then(Result::ok) }
+        Seen { desired, observed, vm, domain, spec: spec.and_then(Result::ok), look_begun: reads.begun }
     }
 
     /// What holds the guest's domain name.

@@ -114,7 +114,9 @@ impl Supervisor {
 
     /// Wakes everybody, and lets go of workers without a guest.
     fn take_survey(&mut self, mut keys: BTreeSet<GuestKey>) {
-        let done = |key: &GuestKey, worker: &Worker| worker.bell.is_done.load(Ordering::Relaxed) && !keys.contains(key);
+        // The survey may be older than the cache, and a worker that was just woken for a new VM still counts as done.
+        let is_known = |key: &GuestKey| keys.contains(key) || self.context.vms.get(key).is_some();
+        let done = |key: &GuestKey, worker: &Worker| worker.bell.is_done.load(Ordering::Relaxed) && !is_known(key);
         let gone: Vec<GuestKey> =
             self.workers.iter().filter(|(key, worker)| done(key, worker)).map(|(key, _)| key.clone()).collect();
         for key in gone {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use api::chain;
 use kube::ResourceExt;
-use plan::node::{GuestKey, OrphanFacts, plan_orphans};
+use plan::node::{GuestKey, OrphanFacts, OrphanVerdict, plan_orphans};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::warn;
@@ -92,8 +92,8 @@ impl Surveyor {
             let has_successor = match self.context.guests.read_vm(&domain.key).await {
                 Ok(Some(vm)) if vm.uid().as_ref() == Some(&domain.vm_uid) => continue,
                 Ok(vm) => vm.is_some(),
-                // Nothing is an orphan that the API was not asked about, and it would not answer for the next one either.
-                Err(_) => break,
+                // The orphans are judged all together: some of many would pass for a few. The API would not answer for the next one either.
+                Err(_) => return self.context.guard.post(&OrphanVerdict::default()),
             };
             let (key, vm_uid) = (domain.key.clone(), domain.vm_uid.clone());
             orphans.push(OrphanFacts { key, vm_uid, active: domain.active, has_successor });

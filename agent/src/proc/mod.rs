@@ -7,6 +7,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use uuid::Uuid;
 
 /// A QEMU process.
@@ -34,16 +35,17 @@ pub struct ProcError {
 /// Finds the QEMU processes whose guest has one of these UUIDs. Blocking, some microseconds a process of the host.
 ///
 /// # Errors
-/// If the directory cannot be read. A process that ends meanwhile is none.
+/// If the directory, or a process's command line, cannot be read: a process that is hidden from us may be the one. One that ends meanwhile is none.
 pub fn find_qemu(proc_dir: &Path, uuids: &[Uuid]) -> Result<Vec<QemuProcess>, ProcError> {
     let failed = |source| ProcError { path: proc_dir.to_owned(), source };
     let mut found = Vec::new();
     for entry in fs::read_dir(proc_dir).map_err(failed)? {
         let entry = entry.map_err(failed)?;
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        let Some(process) = read_process(&entry.path(), pid) else { continue };
-        if uuids.contains(&process.uuid) {
-            found.push(process);
+        match read_process(&entry.path(), pid) {
+            Ok(Some(process)) if uuids.contains(&process.uuid) => found.push(process),
+            Ok(_) => {}
+            Err(source) => return Err(ProcError { path: entry.path(), source }),
         }
     }
     Ok(found)
@@ -51,12 +53,20 @@ pub fn find_qemu(proc_dir: &Path, uuids: &[Uuid]) -> Result<Vec<QemuProcess>, Pr
 
 /// Reads one process anew.
 pub fn read_qemu(proc_dir: &Path, pid: u32) -> Option<QemuProcess> {
-    read_process(&proc_dir.join(pid.to_string()), pid)
+    read_process(&proc_dir.join(pid.to_string()), pid).ok().flatten()
 }
 
-fn read_process(directory: &Path, pid: u32) -> Option<QemuProcess> {
-    let command_line = fs::read(directory.join("cmdline")).ok()?;
-    parse_command_line(&command_line, pid)
+fn read_process(directory: &Path, pid: u32) -> io::Result<Option<QemuProcess>> {
+    match fs::read(directory.join("cmdline")) {
+        Ok(command_line) => Ok(parse_command_line(&command_line, pid)),
+        Err(error) if has_ended(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether an error says that the process is no more: its directory is gone, or was opened just before it went.
+fn has_ended(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(Errno::ESRCH as i32)
 }
 
 /// Reads the NUL-separated arguments of a process. None: it is no QEMU with a UUID. A zombie's command line is empty.
@@ -110,6 +120,17 @@ mod tests {
     fn an_unreadable_directory_is_an_error_and_no_all_clear() {
         let error = find_qemu(Path::new("/nonexistent"), &[]).unwrap_err();
         assert!(error.to_string().contains("/nonexistent"));
+    }
+
+    #[test]
+    fn e1_a_process_that_cannot_be_read_is_an_error_and_one_that_ended_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::create_dir(directory.path().join("41")).unwrap();
+        assert_eq!(find_qemu(directory.path(), &[]).unwrap(), [], "ended while it was looked at");
+        // Reading a directory fails for root too, as reading another user's process does under `hidepid=1`.
+        fs::create_dir(directory.path().join("41/cmdline")).unwrap();
+        let error = find_qemu(directory.path(), &[]).unwrap_err();
+        assert!(error.to_string().ends_with("/41"), "{error}");
     }
 
     #[test]

@@ -15,6 +15,8 @@ pub(crate) struct Cache<V> {
     entries: BTreeMap<ObjectKey, Entry<V>>,
     /// Keys seen in the list that is being read; none outside of a list.
     listed: Option<BTreeSet<ObjectKey>>,
+    /// Version of the newest deletion that the watch told of.
+    deleted: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -27,7 +29,7 @@ struct Entry<V> {
 
 impl<V> Default for Cache<V> {
     fn default() -> Self {
-        Self { entries: BTreeMap::new(), listed: None }
+        Self { entries: BTreeMap::new(), listed: None, deleted: None }
     }
 }
 
@@ -43,7 +45,11 @@ impl<V> Cache<V> {
         if let Some(listed) = self.listed.as_mut() {
             listed.insert(key.clone());
         }
-        let version = meta.resource_version.as_deref().and_then(|version| version.parse().ok());
+        let version = version_of(meta);
+        // An answer that a deletion has overtaken: no event would ever take the object out again.
+        if self.listed.is_none() && !self.entries.contains_key(&key) && version.is_some() && version <= self.deleted {
+            return Put::Known;
+        }
         if let (Some(known), Some(new)) = (self.entries.get(&key).and_then(|entry| entry.version), version)
             && (known == new || known > new && self.listed.is_none())
         {
@@ -56,6 +62,7 @@ impl<V> Cache<V> {
     /// Forgets an object, unless another one has its name by now.
     pub(crate) fn remove(&mut self, meta: &ObjectMeta) -> Option<V> {
         let key = key_of(meta);
+        self.deleted = self.deleted.max(version_of(meta));
         if self.entries.get(&key)?.uid != meta.uid {
             return None;
         }
@@ -65,6 +72,7 @@ impl<V> Cache<V> {
     /// A list begins.
     pub(crate) fn begin_list(&mut self) {
         self.listed = Some(BTreeSet::new());
+        self.deleted = None;
     }
 
     /// A list is over: forgets what was not in it.
@@ -84,6 +92,10 @@ impl<V> Cache<V> {
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&ObjectKey, &V)> {
         self.entries.iter().map(|(key, entry)| (key, &entry.value))
     }
+}
+
+fn version_of(meta: &ObjectMeta) -> Option<u64> {
+    meta.resource_version.as_deref().and_then(|version| version.parse().ok())
 }
 
 /// What became of [`Cache::put`].
@@ -123,6 +135,16 @@ mod tests {
         cache.put(&meta("new", "9"), "new");
         assert_eq!(cache.remove(&meta("old", "8")), None);
         assert_eq!(cache.get(&key_of(&meta("new", "9"))), Some(&"new"));
+    }
+
+    #[test]
+    fn an_answer_that_a_deletion_overtook_brings_nothing_back() {
+        let mut cache = Cache::default();
+        cache.put(&meta("u", "9"), "vm");
+        assert_eq!(cache.remove(&meta("u", "10")), Some("vm"));
+        assert_eq!(cache.put(&meta("u", "9"), "late answer"), Put::Known);
+        assert_eq!(cache.get(&key_of(&meta("u", "9"))), None);
+        assert_eq!(cache.put(&meta("next", "11"), "successor"), Put::Noted(None));
     }
 
     #[test]

@@ -11,12 +11,15 @@ use events::Recorder;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
-use plan::node::{Emulation, GuestKey};
+use plan::node::{Emulation, GuestKey, Step};
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::execute::StepError;
+use super::look::Reads;
 use super::{Bell, GuestWorker};
 use crate::hypervisor::{Capabilities, Hypervisor};
 use crate::journal::Journal;
@@ -129,6 +132,19 @@ async fn a_guest_is_started_once_reported_and_let_go() {
     assert!(world.api.vm().is_none() && world.hypervisor.domain(DOMAIN).is_none());
     assert!(lock(&world.disks.present).is_empty());
     assert_eq!(worker.looker.context.journal.vm_uids().len(), 0);
+}
+
+#[tokio::test]
+async fn s4_a_look_that_the_disks_outlasted_starts_nothing() {
+    let world = World::new();
+    let mut worker = world.worker();
+    let step = Step::JournalStart { uid: UID.to_owned(), running: false };
+    let begun = Instant::now();
+    let seen = worker.observe(Reads { begun: begun.checked_sub(Duration::from_secs(30)), ..Reads::default() }).await;
+    assert!(matches!(worker.execute_step(&seen, &step).await, Err(StepError::Changed)));
+    assert!(worker.looker.context.journal.vm_uids().is_empty());
+    let seen = worker.observe(Reads { begun: Some(begun), ..Reads::default() }).await;
+    worker.execute_step(&seen, &step).await.unwrap();
 }
 
 #[tokio::test]
