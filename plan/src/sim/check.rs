@@ -19,6 +19,7 @@ use crate::node::ShutOffReason;
 /// # Errors
 /// The first violation of the run.
 pub(super) fn check(world: &mut World) -> Result<(), String> {
+    let known = world.ledger.violations().len();
     note_wrong_fences(world);
     at_most_one(world);
     runs_once(world);
@@ -28,6 +29,8 @@ pub(super) fn check(world: &mut World) -> Result<(), String> {
         ovms_changed(world, before, after);
     }
     world.ledger.checked = world.api.version();
+    let new: Vec<String> = world.ledger.violations().get(known..).unwrap_or_default().to_vec();
+    new.iter().for_each(|violation| world.note(format_args!("!!! {violation}")));
     world.ledger.violations().first().cloned().map_or(Ok(()), Err)
 }
 
@@ -190,12 +193,12 @@ fn placement_stays(key: &ObjectKey, old: &OfflineVirtualMachine, new: &OfflineVi
     moved.then(|| format!("{key}: S2: the placement of {} changed from {from:?} to {to:?}", to.vm_uid))
 }
 
-/// D3: an OVM goes after its VM.
+/// D3: an OVM goes after its VM. Only a create that was in flight may still land; the collector deletes what it made, before that has a node.
 fn left_behind(key: &ObjectKey, old: &OfflineVirtualMachine, after: &Snapshot) -> Option<String> {
     let vm = after.vms.get(key)?;
     let is_owned =
         vm.metadata.owner_references.iter().flatten().any(|owner| Some(&owner.uid) == old.metadata.uid.as_ref());
-    is_owned.then(|| format!("{key}: D3: the OVM is gone, and its VM {:?} is left", vm.metadata.uid))
+    (is_owned && bound_node(vm).is_some()).then(|| format!("{key}: D3: the OVM is gone, and its VM {:?} is left", vm.metadata.uid))
 }
 
 fn phase(vm: &VirtualMachine) -> Phase {

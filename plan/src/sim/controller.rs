@@ -130,7 +130,7 @@ fn go_on(world: &mut World, index: usize, key: &ObjectKey, observed: Observed) {
         }
         Next::Look(look) => Task::Looking { nodes: look.nodes.into_iter().collect(), reads: Reads::default() },
         Next::Act(step) => {
-            world.ledger.planned(&observed, &step);
+            world.ledger.planned(&world.api.state, &observed, &step);
             world.note(format_args!("c{index} {key}: {}", made.report));
             Task::Acting { observed: Box::new(observed), step: Box::new(step) }
         }
@@ -168,7 +168,7 @@ fn observed(
         .into_iter()
         .chain(bound)
         .map(|name| {
-            let home = read.get(&name).cloned().unwrap_or_else(|| home(view.nodes.get(&name), lease(&name), false));
+            let home = read.get(&name).cloned().unwrap_or_else(|| home(view.nodes.get(&name), home_lease(world, index, &name), false));
             (name, home)
         })
         .collect();
@@ -197,10 +197,15 @@ fn observed(
     }
 }
 
-fn lease_fact(world: &World, index: usize, node: &str) -> LeaseFact {
+/// The Lease of a node that holds the guest, or may.
+fn home_lease(world: &World, index: usize, node: &str) -> LeaseFact {
     if world.lies.leases_expired {
         return LeaseFact { version: None, since: Duration::ZERO, renewed: false };
     }
+    lease_fact(world, index, node)
+}
+
+fn lease_fact(world: &World, index: usize, node: &str) -> LeaseFact {
     let controller = world.controllers.get(index);
     let unknown = || LeaseFact::seen(None, None, controller.map_or(world.now, |controller| controller.started));
     controller.and_then(|controller| controller.leases.get(node)).cloned().unwrap_or_else(unknown)
@@ -281,12 +286,11 @@ fn look(world: &mut World, index: usize, key: &ObjectKey, nodes: Vec<String>, mu
     } else if let Some(name) = nodes.iter().find(|name| !reads.leases.contains_key(*name)) {
         let version = homes.leases.get(name).map(u64::to_string);
         let before = lease_fact(world, index, name);
-        let fact =
-            if lies.leases_expired { before } else { LeaseFact::seen(Some(&before), version.as_deref(), world.now) };
+        let fact = LeaseFact::seen(Some(&before), version.as_deref(), world.now);
         if let Some(controller) = world.controllers.get_mut(index) {
             controller.leases.insert(name.clone(), fact.clone());
         }
-        reads.leases.insert(name.clone(), fact);
+        reads.leases.insert(name.clone(), if lies.leases_expired { home_lease(world, index, name) } else { fact });
     } else if let Some(name) = nodes.iter().find(|name| !reads.homes.contains_key(*name)) {
         let lease = reads.leases.get(name).cloned().unwrap_or_default();
         reads.homes.insert(name.clone(), home(homes.nodes.get(name), lease, true));

@@ -9,6 +9,9 @@
 //! cargo xtask sim --seed 4711         one, with everything that happened
 //! ```
 //!
+//! `scenarios/` scripts the interleavings of the protocol's own table, one test a row. [`Lies`] take one rule of the protocol away, by showing a planner
+//! something else than it asked for: each scenario passes as it is, and goes wrong, in the way that the table says, under its lie.
+//!
 //! Nothing here decides anything for a guest: a fake that needs a rule of its own to hold the world together hides a bug.
 
 mod agent;
@@ -23,6 +26,8 @@ mod reach;
 mod words;
 mod world;
 
+#[cfg(test)]
+mod scenarios;
 #[cfg(test)]
 mod tests;
 
@@ -82,6 +87,8 @@ struct Lies {
     only_own_domains: bool,
     /// E6: an agent never learns that a domain's VM has a successor.
     successors_hidden: bool,
+    /// E6: no orphan is ever held back.
+    orphans_look_clear: bool,
     /// S1: VMs look as if they had our finalizer, to controllers.
     finalizers_look_present: bool,
     /// D1: the OVM of a look is answered from the controller's cache.

@@ -11,7 +11,7 @@ use super::Memory;
 use crate::cluster::{ObjectKey, bound_node};
 use crate::node::{
     DesiredGuest, DisksState, DomainFacts, DomainSlot, DomainState, FreshVm, JournalFacts, Look, NodeView,
-    ObservedGuest, OvmFacts, OvmView, ProcLook, StartRecord, VmFacts,
+    ObservedGuest, OrphanGuard, OvmFacts, OvmView, ProcLook, StartRecord, VmFacts,
 };
 
 /// The VM as the watch on this node's VMs has it, or as the agent was answered since.
@@ -107,7 +107,7 @@ pub(super) fn observe(
     let uid = vm.map(|vm| vm.uid.as_str()).or_else(|| domain.map(|domain| domain.definition.vm_uid.as_str()));
     turn_to(agent.memory(key), uid);
     let guard = domain.and_then(|domain| agent.guards.get(&(key.clone(), domain.definition.vm_uid.clone())));
-    let guard = guard.cloned().unwrap_or_default();
+    let guard = if lies.orphans_look_clear { OrphanGuard::Clear } else { guard.cloned().unwrap_or_default() };
     let journal = host
         .journal
         .iter()

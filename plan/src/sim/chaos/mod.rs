@@ -107,6 +107,7 @@ pub(super) fn run(world: &mut World, random: &mut Random) -> Result<(), String> 
     world.note(format_args!("--- peace ---"));
     make_peace(world);
     settle(world)?;
+    check::check(world)?;
     settled(world)
 }
 

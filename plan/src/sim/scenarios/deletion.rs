@@ -1,0 +1,80 @@
+//! Rows about deletion and adoption (D1 to D3).
+
+use super::super::Lies;
+use super::super::api::Propagation;
+use super::super::world::{bare_vm, key};
+use super::stage::Stage;
+use super::{breaks, holds};
+use crate::cluster::{MetadataEdit, Step};
+
+/// Slow controller's OVM cache says running: false.
+fn old_running_false(stage: &mut Stage) {
+    stage.guest_on("n1", "a");
+    stage.set_running("a", false);
+    stage.deliver_to_controller(1);
+    stage.step_controller(1, "a"); // wants to delete, and is about to look
+    stage.act(&[0], &["n1", "n2"]);
+    stage.set_running("a", true);
+    // Not placed yet: the write of a placement would meet a conflict before it comes to a delete.
+    stage.controller_before(0, "a", |step| matches!(step, Step::CreateVm(_)));
+    stage.step_controller(0, "a");
+    stage.require(stage.living_vm("a").is_some(), "there is no new VM");
+    stage.lie();
+    stage.stale_controller(1, "a");
+    stage.require(stage.living_vm("a").is_some(), "a new VM is deleted");
+    stage.world.lies = Lies::default();
+    stage.peace();
+}
+
+#[test]
+fn slow_controllers_ovm_cache_says_running_false() {
+    holds(old_running_false);
+    breaks(Lies { ovm_from_cache: true, ..Lies::default() }, old_running_false, "a new VM is deleted");
+}
+
+/// Adoption lands after an orphan delete finished.
+fn late_adoption(stage: &mut Stage) {
+    let _ = stage.world.api.create(&key("a"), bare_vm("a", 0));
+    stage.act(&[0, 1], &["n1", "n2"]);
+    stage.create_ovm("a");
+    let adopts = stage
+        .controller_before(0, "a", |step| matches!(step, Step::EditVm(_, MetadataEdit::OwnerReferences(_))));
+    stage.require(adopts, "the VM is not adopted");
+    stage.delete_ovm("a", Propagation::Orphan);
+    stage.lie();
+    stage.act(&[1], &[]);
+    let gone = !stage.world.api.state.ovms.contains_key(&key("a"));
+    stage.require(gone, "the OVM is not let go");
+    stage.step_controller(0, "a");
+    stage.act(&[0, 1], &["n1", "n2"]);
+    stage.require(stage.living_vm("a").is_some(), "a running guest is deleted");
+    stage.peace();
+}
+
+#[test]
+fn adoption_lands_after_an_orphan_delete_finished() {
+    holds(late_adoption);
+    let lies = Lies { adoptions_look_blocked: true, ..Lies::default() };
+    breaks(lies, late_adoption, "a running guest is deleted");
+}
+
+/// VM read before the OVM at letting go.
+fn create_in_flight(stage: &mut Stage) {
+    stage.create_ovm("a");
+    let creates = stage.controller_before(1, "a", |step| matches!(step, Step::CreateVm(_)));
+    stage.require(creates, "the VM is not created");
+    stage.delete_ovm("a", Propagation::Background);
+    stage.deliver_to_controller(0);
+    stage.lie();
+    stage.step_controller(0, "a"); // wants to let go, and is about to look
+    stage.step_controller(0, "a"); // no VM yet
+    stage.step_controller(1, "a"); // here it is
+    stage.stale_controller(0, "a");
+    stage.peace();
+}
+
+#[test]
+fn vm_read_before_the_ovm_at_letting_go() {
+    holds(create_in_flight);
+    breaks(Lies { vm_read_once: true, ..Lies::default() }, create_in_flight, "D3: the OVM is let go, and a VM");
+}
