@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use clap::Args;
-use plan::sim::{Reach, Run};
+use plan::sim::{Milestone, Reach, Run};
 
 /// How often progress is printed.
 const PROGRESS: Duration = Duration::from_secs(10);
@@ -79,8 +79,9 @@ fn run_many(options: &Options) -> Result<()> {
     let done = shared.next.load(Ordering::Relaxed).min(shared.end) - options.from;
     println!("{done} seeds in {:.1} s, {:.0} seeds/s", start.elapsed().as_secs_f64(), per_second(done, start));
     if options.reach {
-        for (milestone, count) in lock(&shared.reach).iter() {
-            println!("{count:10} {milestone:?}");
+        let reach = lock(&shared.reach);
+        for milestone in Milestone::ALL {
+            println!("{:10} {milestone:?}", reach.count(*milestone));
         }
     }
     match lock(&shared.failed).take() {

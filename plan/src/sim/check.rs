@@ -10,6 +10,7 @@ use api::v1alpha1::{OfflineVirtualMachine, Phase, Placement, VirtualMachine};
 
 use super::agent::Agent;
 use super::api::Snapshot;
+use super::controller::Controller;
 use super::world::World;
 use crate::cluster::{self, LEASE_EXPIRY, MetadataEdit, ObjectKey, bound_node};
 use crate::node::ShutOffReason;
@@ -30,7 +31,9 @@ pub(super) fn check(world: &mut World) -> Result<(), String> {
     }
     world.ledger.checked = world.api.version();
     let new: Vec<String> = world.ledger.violations().get(known..).unwrap_or_default().to_vec();
-    new.iter().for_each(|violation| world.note(format_args!("!!! {violation}")));
+    for violation in &new {
+        world.note(format_args!("!!! {violation}"));
+    }
     world.ledger.violations().first().cloned().map_or(Ok(()), Err)
 }
 
@@ -51,7 +54,7 @@ fn note_wrong_fences(world: &mut World) {
                 vm.is_some_and(|vm| bound_node(vm) == Some(node) && !phase(vm).is_final())
             };
             let all_current = host.processes.values().all(|process| is_current(&process.key, &process.vm_uid));
-            let is_fencing = world.controllers.iter().flat_map(|controller| controller.next_steps()).any(is_fence);
+            let is_fencing = world.controllers.iter().flat_map(Controller::next_steps).any(is_fence);
             if all_current && !is_fencing {
                 world.ledger.wrongly_fenced.remove(node);
             }
@@ -81,7 +84,9 @@ fn at_most_one(world: &mut World) {
             }
         }
     }
-    found.into_iter().for_each(|violation| world.ledger.violated(violation));
+    if let Some(violation) = found {
+        world.ledger.violated(violation);
+    }
 }
 
 /// An ended VM is never started again: each VM has one run.
@@ -96,7 +101,9 @@ fn runs_once(world: &mut World) {
             }
         }
     }
-    found.into_iter().for_each(|violation| world.ledger.violated(violation));
+    if let Some(violation) = found {
+        world.ledger.violated(violation);
+    }
 }
 
 fn vms_changed(world: &mut World, before: &Snapshot, after: &Snapshot) {
@@ -107,7 +114,9 @@ fn vms_changed(world: &mut World, before: &Snapshot, after: &Snapshot) {
             Some(new) => binding_stays(key, old, new).or_else(|| final_state_is_true(world, key, old, new)),
             None => gone_after_its_guest(world, key, old),
         };
-        found.into_iter().for_each(|violation| world.ledger.violated(violation));
+        if let Some(violation) = found {
+            world.ledger.violated(violation);
+        }
     }
     for (key, vm) in &after.vms {
         let placement = after.ovms.get(key).and_then(|ovm| placement(ovm));
@@ -181,7 +190,9 @@ fn ovms_changed(world: &mut World, before: &Snapshot, after: &Snapshot) {
             Some(new) => placement_stays(key, old, new),
             None => left_behind(key, old, after),
         };
-        found.into_iter().for_each(|violation| world.ledger.violated(violation));
+        if let Some(violation) = found {
+            world.ledger.violated(violation);
+        }
     }
 }
 
@@ -198,7 +209,8 @@ fn left_behind(key: &ObjectKey, old: &OfflineVirtualMachine, after: &Snapshot) -
     let vm = after.vms.get(key)?;
     let is_owned =
         vm.metadata.owner_references.iter().flatten().any(|owner| Some(&owner.uid) == old.metadata.uid.as_ref());
-    (is_owned && bound_node(vm).is_some()).then(|| format!("{key}: D3: the OVM is gone, and its VM {:?} is left", vm.metadata.uid))
+    (is_owned && bound_node(vm).is_some())
+        .then(|| format!("{key}: D3: the OVM is gone, and its VM {:?} is left", vm.metadata.uid))
 }
 
 fn phase(vm: &VirtualMachine) -> Phase {

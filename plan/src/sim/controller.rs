@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::names;
-use api::v1alpha1::{OfflineVirtualMachine, VirtualMachine};
+use api::v1alpha1::{OfflineVirtualMachine, Placement, VirtualMachine};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use uuid::Uuid;
 
@@ -44,12 +44,16 @@ enum Task {
     Acting { observed: Box<Observed>, step: Box<Step> },
 }
 
+/// The answer to a GET: the object, or that there is none.
+#[derive(Clone, Debug)]
+struct Answer<T>(Option<Arc<T>>);
+
 /// What has been read of a look so far.
 #[derive(Clone, Debug, Default)]
 struct Reads {
-    first_vm: Option<Option<Arc<VirtualMachine>>>,
-    ovm: Option<Option<Arc<OfflineVirtualMachine>>>,
-    vm: Option<Option<Arc<VirtualMachine>>>,
+    first_vm: Option<Answer<VirtualMachine>>,
+    ovm: Option<Answer<OfflineVirtualMachine>>,
+    vm: Option<Answer<VirtualMachine>>,
     leases: BTreeMap<String, LeaseFact>,
     homes: BTreeMap<String, ObservedHome>,
 }
@@ -65,6 +69,11 @@ impl Controller {
             started: now,
             idle_at: BTreeMap::new(),
         }
+    }
+
+    /// What it is in the middle of something for.
+    pub(super) fn busy_with(&self) -> impl Iterator<Item = &ObjectKey> {
+        self.tasks.keys()
     }
 
     /// Whether it is in the middle of something for `key`.
@@ -111,7 +120,7 @@ pub(super) fn step(world: &mut World, index: usize, key: &ObjectKey, fate: Fate)
             go_on(world, index, key, observed);
         }
         Some(Task::Looking { nodes, reads }) => look(world, index, key, nodes, reads, fate),
-        Some(Task::Acting { observed, step }) => act(world, index, key, *observed, *step, fate),
+        Some(Task::Acting { observed, step }) => act(world, index, key, *observed, &step, fate),
     }
 }
 
@@ -168,7 +177,10 @@ fn observed(
         .into_iter()
         .chain(bound)
         .map(|name| {
-            let home = read.get(&name).cloned().unwrap_or_else(|| home(view.nodes.get(&name), home_lease(world, index, &name), false));
+            let home = read
+                .get(&name)
+                .cloned()
+                .unwrap_or_else(|| home(view.nodes.get(&name), home_lease(world, index, &name), false));
             (name, home)
         })
         .collect();
@@ -225,6 +237,12 @@ fn shown_ovm(
     if hides && let Some(status) = Arc::make_mut(&mut ovm).status.as_mut() {
         status.placement = None;
     }
+    if let Some((vm, node)) = vm.and_then(|vm| Some((vm, bound_node(vm)?))).filter(|_| world.lies.placements_look_right)
+    {
+        let vm_uid = vm.metadata.uid.clone().unwrap_or_default();
+        let placement = Placement { vm_uid, node_name: node.to_owned(), released: false };
+        Arc::make_mut(&mut ovm).status.get_or_insert_default().placement = Some(placement);
+    }
     ovm
 }
 
@@ -272,12 +290,12 @@ fn look(world: &mut World, index: usize, key: &ObjectKey, nodes: Vec<String>, mu
     let ovms = if lies.ovm_from_cache { &cache.ovms } else { &live.ovms };
     let homes = if lies.homes_from_cache { &cache } else { &live };
     if reads.first_vm.is_none() {
-        reads.first_vm = Some(live.vms.get(key).cloned());
+        reads.first_vm = Some(Answer(live.vms.get(key).cloned()));
     } else if reads.ovm.is_none() {
-        reads.ovm = Some(ovms.get(key).cloned());
+        reads.ovm = Some(Answer(ovms.get(key).cloned()));
         reads.vm = reads.first_vm.clone().filter(|_| lies.vm_read_once);
     } else if reads.vm.is_none() {
-        let again = live.vms.get(key).cloned();
+        let again = Answer(live.vms.get(key).cloned());
         if reads.first_vm.as_ref().map(version) == Some(version(&again)) {
             reads.vm = Some(again);
         } else {
@@ -303,32 +321,34 @@ fn look(world: &mut World, index: usize, key: &ObjectKey, nodes: Vec<String>, mu
         return;
     }
     let view = cache;
-    let (ovm, vm) = (reads.ovm.flatten(), reads.vm.flatten());
+    let (ovm, vm) = (reads.ovm.and_then(|ovm| ovm.0), reads.vm.and_then(|vm| vm.0));
     let observed = observed(world, index, key, &view, ovm, vm, ReadOrder::UNCACHED, &reads.homes);
     go_on(world, index, key, observed);
 }
 
-fn version(vm: &Option<Arc<VirtualMachine>>) -> Option<(Option<String>, Option<String>)> {
-    vm.as_ref().map(|vm| (vm.metadata.uid.clone(), vm.metadata.resource_version.clone()))
+fn version(vm: &Answer<VirtualMachine>) -> Option<(Option<String>, Option<String>)> {
+    vm.0.as_ref().map(|vm| (vm.metadata.uid.clone(), vm.metadata.resource_version.clone()))
 }
 
 /// The write; then its answer is folded in, and the planner asked again.
-fn act(world: &mut World, index: usize, key: &ObjectKey, mut observed: Observed, step: Step, fate: Fate) {
-    let operation = match &step {
+fn act(world: &mut World, index: usize, key: &ObjectKey, mut observed: Observed, step: &Step, fate: Fate) {
+    let operation = match step {
         Step::CreateVm(_) => Some(Operation::Create),
         Step::DeleteVm(_) => Some(Operation::Delete),
         Step::EditVm(..) | Step::EditOvm(..) | Step::WriteVmStatus { .. } | Step::WriteOvmStatus { .. } => None,
     };
-    world.ledger.writing(&world.api.state, key, &step, fate);
-    let result = write(world, key, &step, fate);
+    world.ledger.writing(&world.api.state, key, step, fate);
+    let result = write(world, key, step, fate);
     let text = match &result {
         Ok(_) => "done",
         Err(CallError::Refused(_)) => "conflict",
         Err(CallError::NoAnswer) => "no answer",
     };
-    world.note(format_args!("c{index} {key}:   {} -> {text}", ClusterStep(&step)));
+    world.note(format_args!("c{index} {key}:   {} -> {text}", ClusterStep(step)));
     if result.is_ok() {
-        super::reach::of_write(&observed, &step).into_iter().for_each(|milestone| world.reach.hit(milestone));
+        for milestone in super::reach::of_write(&observed, step) {
+            world.reach.hit(milestone);
+        }
     }
     let generation = observed.ovm.as_ref().and_then(|ovm| ovm.metadata.generation);
     let now = world.now;

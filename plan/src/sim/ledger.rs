@@ -86,7 +86,12 @@ impl Ledger {
             cluster::Step::DeleteVm(version) if at(version).is_some() && self.spared.contains(&version.uid) => {
                 self.violated(format!("{key}: D2: {} is deleted, and was to run on without its OVM", version.uid));
             }
-            _ => {}
+            cluster::Step::CreateVm(_)
+            | cluster::Step::DeleteVm(_)
+            | cluster::Step::EditVm(..)
+            | cluster::Step::EditOvm(..)
+            | cluster::Step::WriteVmStatus { .. }
+            | cluster::Step::WriteOvmStatus { .. } => {}
         }
     }
 

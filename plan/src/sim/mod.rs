@@ -93,6 +93,8 @@ struct Lies {
     finalizers_look_present: bool,
     /// D1: the OVM of a look is answered from the controller's cache.
     ovm_from_cache: bool,
+    /// D2: the placement of an OVM looks as if it named the bound VM.
+    placements_look_right: bool,
     /// D3: VMs look as if they had been written to already.
     adoptions_look_blocked: bool,
     /// S2, D3: a look does not read the VM again after the OVM.

@@ -6,10 +6,21 @@ use api::v1alpha1::{OfflineVirtualMachineStatus, Phase, VirtualMachineStatus};
 
 use crate::cluster::{MetadataEdit, Observed, Step, bound_node};
 
-/// Something worth reaching.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[expect(missing_docs, reason = "each name says all there is")]
-pub enum Milestone {
+macro_rules! milestones {
+    ($($name:ident,)*) => {
+        /// Something worth reaching.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        #[expect(missing_docs, reason = "each name says all there is")]
+        pub enum Milestone { $($name,)* }
+
+        impl Milestone {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+        }
+    };
+}
+
+milestones! {
     // What the controllers wrote.
     VmCreated,
     VmRecreated,
@@ -19,7 +30,6 @@ pub enum Milestone {
     VmBound,
     BareVmBound,
     VmAdopted,
-    VmLeftWithoutUs,
     AdoptionInFlightBlocked,
     FinalizerRestored,
     NeverBoundVmLetGo,
@@ -92,11 +102,6 @@ impl Reach {
             *self.0.entry(*milestone).or_default() += count;
         }
     }
-
-    /// All that were reached, with their counts.
-    pub fn iter(&self) -> impl Iterator<Item = (Milestone, u64)> {
-        self.0.iter().map(|(milestone, count)| (*milestone, *count))
-    }
 }
 
 /// What a controller's write, once carried out, has reached.
@@ -110,7 +115,6 @@ pub(super) fn of_write(observed: &Observed, step: &Step) -> Vec<Milestone> {
         Step::DeleteVm(_) => vec![Milestone::VmDeleted],
         Step::EditVm(_, MetadataEdit::Annotation { .. }) => vec![Milestone::AdoptionInFlightBlocked],
         Step::EditVm(_, MetadataEdit::OwnerReferences(new)) if new.len() > owners => vec![Milestone::VmAdopted],
-        Step::EditVm(_, MetadataEdit::OwnerReferences(_)) => vec![Milestone::VmLeftWithoutUs],
         Step::EditVm(_, MetadataEdit::Finalizers(new)) if new.iter().any(|f| f == api::names::VM_FINALIZER) => {
             vec![Milestone::FinalizerRestored]
         }
@@ -119,7 +123,8 @@ pub(super) fn of_write(observed: &Observed, step: &Step) -> Vec<Milestone> {
         Step::EditOvm(_, MetadataEdit::Finalizers(new)) if !new.iter().any(|f| f == api::names::OVM_FINALIZER) => {
             vec![Milestone::OvmLetGo]
         }
-        Step::EditOvm(..) => Vec::new(),
+        // That a VM loses our reference (D2) takes an adoption within an orphan delete: there is a scenario of it.
+        Step::EditVm(_, MetadataEdit::OwnerReferences(_)) | Step::EditOvm(..) => Vec::new(),
         Step::WriteVmStatus { status, .. } => of_vm_status(observed, has_node, status),
         Step::WriteOvmStatus { status, .. } => of_ovm_status(&old_ovm, status),
     }

@@ -152,10 +152,12 @@ impl World {
         bound || placed || kept
     }
 
-    /// Every namespace and name that anything knows of.
+    /// Every namespace and name that anything knows of, or is in the middle of something for.
     pub(super) fn keys(&self) -> BTreeSet<ObjectKey> {
         let objects = self.api.state.ovms.keys().chain(self.api.state.vms.keys());
-        objects.chain(self.hosts.values().flat_map(Host::keys)).cloned().collect()
+        let kept = objects.chain(self.hosts.values().flat_map(Host::keys));
+        let at_work = self.controllers.iter().flat_map(Controller::busy_with);
+        kept.chain(at_work).chain(self.agents.values().flat_map(Agent::busy_with)).cloned().collect()
     }
 
     pub(super) fn nodes(&self) -> Vec<String> {

@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::names;
-use api::v1alpha1::{OfflineVirtualMachine, VirtualMachine};
+use api::v1alpha1::{OfflineVirtualMachine, Phase, VirtualMachine};
 
 use super::super::api::{Api, ApiError};
 use super::super::host::{Definition, Domain, End, Host, JournalEntry, JournalStart};
 use super::super::reach::Milestone;
 use super::super::world::{CallError, Fate, World};
-use super::{AgentFate, LateFate, StartFate, observe};
+use super::{AgentFate, LateFate, Memory, StartFate, observe};
 use crate::cluster::ObjectKey;
 use crate::node::{ShutOffReason, Step, VmFacts};
 
@@ -40,12 +40,29 @@ pub(super) fn execute(world: &mut World, node: &str, key: &ObjectKey, step: &Ste
         | Step::DropFinalizer { .. }
         | Step::ReleasePlacement { .. }
         | Step::SetNodeLabel { .. } => call_api(world, node, key, step, fate.call),
-        Step::PrepareDisks { .. }
-        | Step::CleanDisks { .. }
-        | Step::JournalStart { .. }
-        | Step::JournalEnd { .. }
-        | Step::ForgetJournal { .. }
-        | Step::Record(_) => write_files(world, node, key, step),
+        Step::PrepareDisks { uid } => on_disk(world, node, key, |host, memory| {
+            host.disks.insert(uid.clone(), key.clone());
+            memory.ready_for = Some(uid.clone());
+        }),
+        Step::CleanDisks { uid } => {
+            world.ledger.cleaning(&world.api.state, world.hosts.get(node), key, uid);
+            world.hit(Milestone::FilesCleaned);
+            on_disk(world, node, key, |host, memory| {
+                host.disks.remove(uid);
+                memory.ready_for.take_if(|ready| ready == uid);
+            })
+        }
+        Step::JournalStart { uid, running } => on_disk(world, node, key, |host, _| {
+            let run_id = host.domains.get(key).and_then(|domain| domain.run_id).filter(|_| *running);
+            let boot = host.boot;
+            journal(host, uid, key).start = Some(JournalStart { boot, settled: *running, run_id });
+        }),
+        Step::JournalEnd { uid, end } => {
+            world.hit(Milestone::EndJournalled);
+            on_disk(world, node, key, |host, _| journal(host, uid, key).end = Some(end.clone()))
+        }
+        Step::ForgetJournal { uid } => on_disk(world, node, key, |host, _| drop(host.journal.remove(uid))),
+        Step::Record(_) => Outcome::Done,
         Step::Start { uid } => start(world, node, key, uid, fate),
         Step::Define { .. }
         | Step::SettleStart { .. }
@@ -57,34 +74,10 @@ pub(super) fn execute(world: &mut World, node: &str, key: &ObjectKey, step: &Ste
     }
 }
 
-/// Effects on the node's own disk.
-fn write_files(world: &mut World, node: &str, key: &ObjectKey, step: &Step) -> Outcome {
+/// An effect on the node's own disk, which does not fail here.
+fn on_disk(world: &mut World, node: &str, key: &ObjectKey, act: impl FnOnce(&mut Host, &mut Memory)) -> Outcome {
     let Some((host, agent)) = world.hosts.get_mut(node).zip(world.agents.get_mut(node)) else { return Outcome::Failed };
-    match step {
-        Step::PrepareDisks { uid } => {
-            host.disks.insert(uid.clone(), key.clone());
-            agent.memory(key).ready_for = Some(uid.clone());
-        }
-        Step::CleanDisks { uid } => {
-            world.ledger.cleaning(&world.api.state, Some(host), key, uid);
-            host.disks.remove(uid);
-            agent.memory(key).ready_for.take_if(|ready| ready == uid);
-            world.reach.hit(Milestone::FilesCleaned);
-        }
-        Step::JournalStart { uid, running } => {
-            let run_id = host.domains.get(key).and_then(|domain| domain.run_id).filter(|_| *running);
-            let boot = host.boot;
-            journal(host, uid, key).start = Some(JournalStart { boot, settled: *running, run_id });
-        }
-        Step::JournalEnd { uid, end } => {
-            journal(host, uid, key).end = Some(end.clone());
-            world.reach.hit(Milestone::EndJournalled);
-        }
-        Step::ForgetJournal { uid } => {
-            host.journal.remove(uid);
-        }
-        _ => {}
-    }
+    act(host, agent.memory(key));
     Outcome::Done
 }
 
@@ -137,25 +130,40 @@ fn write(api: &mut Api, node: &str, key: &ObjectKey, step: &Step) -> Result<Opti
                 labels.insert(names::NODE_NAME_LABEL.to_owned(), node.to_owned());
             })
             .map(Some),
-        _ => Ok(None),
+        Step::PrepareDisks { .. }
+        | Step::CleanDisks { .. }
+        | Step::JournalStart { .. }
+        | Step::JournalEnd { .. }
+        | Step::ForgetJournal { .. }
+        | Step::Record(_)
+        | Step::Start { .. }
+        | Step::Define { .. }
+        | Step::SettleStart { .. }
+        | Step::SetDeadline { .. }
+        | Step::Shutdown { .. }
+        | Step::Destroy { .. }
+        | Step::KillProcess { .. }
+        | Step::Undefine { .. } => Ok(None),
     }
 }
 
 fn note_written(world: &mut World, node: &str, step: &Step) {
-    let milestone = match step {
-        Step::WriteStatus(write) if write.status.phase.is_some_and(api::v1alpha1::Phase::is_final) => {
-            let entry = world.hosts.get(node).and_then(|host| host.journal.get(&write.uid));
-            if entry.is_some_and(|entry| entry.end.is_some()) {
-                world.hit(Milestone::JournalledEndReported);
-            }
-            let is_success = write.status.phase == Some(api::v1alpha1::Phase::Succeeded);
-            if is_success { Milestone::ReportedSucceeded } else { Milestone::ReportedFailed }
+    if let Step::WriteStatus(write) = step
+        && let Some(phase) = write.status.phase.filter(|phase| phase.is_final())
+    {
+        let entry = world.hosts.get(node).and_then(|host| host.journal.get(&write.uid));
+        if entry.is_some_and(|entry| entry.end.is_some()) {
+            world.hit(Milestone::JournalledEndReported);
         }
-        Step::DropFinalizer { .. } => Milestone::AgentLetVmGo,
-        Step::ReleasePlacement { .. } => Milestone::PlacementReleased,
-        _ => return,
-    };
-    world.hit(milestone);
+        let is_success = phase == Phase::Succeeded;
+        world.hit(if is_success { Milestone::ReportedSucceeded } else { Milestone::ReportedFailed });
+    }
+    if matches!(step, Step::DropFinalizer { .. }) {
+        world.hit(Milestone::AgentLetVmGo);
+    }
+    if matches!(step, Step::ReleasePlacement { .. }) {
+        world.hit(Milestone::PlacementReleased);
+    }
 }
 
 /// S5's last step. The call goes by the domain's UUID, which a successor has too: a late one starts whichever is defined by then.
@@ -251,7 +259,17 @@ fn call_libvirt(world: &mut World, node: &str, key: &ObjectKey, step: &Step, fat
             }
             Outcome::of(!is_active)
         }
-        _ => Outcome::Done,
+        Step::WriteStatus(_)
+        | Step::DropFinalizer { .. }
+        | Step::ReleasePlacement { .. }
+        | Step::SetNodeLabel { .. }
+        | Step::PrepareDisks { .. }
+        | Step::CleanDisks { .. }
+        | Step::JournalStart { .. }
+        | Step::JournalEnd { .. }
+        | Step::ForgetJournal { .. }
+        | Step::Record(_)
+        | Step::Start { .. } => Outcome::Done,
     }
 }
 

@@ -122,6 +122,11 @@ impl Agent {
         *self = Self { alive: false, ..Self::new(&self.node, 0) };
     }
 
+    /// What it is in the middle of something for.
+    pub(super) fn busy_with(&self) -> impl Iterator<Item = &ObjectKey> {
+        self.tasks.keys()
+    }
+
     /// Whether it is in the middle of something for `key`.
     pub(super) fn is_busy(&self, key: &ObjectKey) -> bool {
         self.tasks.contains_key(key)
@@ -209,7 +214,9 @@ fn note_plan(world: &mut World, node: &str, key: &ObjectKey, made: &NodePlan) {
         "EndedElsewhere" if !made.steps.is_empty() => Some(Milestone::FencedGuestDestroyed),
         _ => None,
     };
-    milestone.into_iter().for_each(|milestone| world.hit(milestone));
+    if let Some(milestone) = milestone {
+        world.hit(milestone);
+    }
     if !made.steps.is_empty() {
         world.note(format_args!("{node} {key}: {} {}", made.report.state, made.report.because));
     }

@@ -25,7 +25,13 @@ pub(super) fn happen(world: &mut World, random: &mut Random, weather: &Weather) 
         7 => forget(world, &node, random),
         8 => lose_power(world, &node),
         9 => fence_what_is_off(world, &node, random),
-        10 if weather.wrong_fences => fence(world, &node, random),
+        10 if weather.wrong_fences => {
+            // Either the node is deleted while its agent lives (F1), or it is cut off as well, which makes it a wrong fence (F3).
+            if random.once_in(2) {
+                set_reachable(world, &node, false);
+            }
+            fence(world, &node, random);
+        }
         11 if weather.clock_steps => {
             let error = i64::try_from(random.below(7200)).unwrap_or(0) - 3600;
             if let Some(host) = world.hosts.get_mut(&node) {

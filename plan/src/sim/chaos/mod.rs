@@ -77,7 +77,7 @@ impl Weather {
             bad_calls: one_of(&[10, 40, 1_000_000]),
             bad_starts: one_of(&[3, 10, 1_000_000]),
             stalls: one_of(&[15, 60, 1_000_000]),
-            wrong_fences: one_of(&[0, 0, 1]) == 1,
+            wrong_fences: one_of(&[0, 1]) == 1,
             clock_steps: one_of(&[0, 0, 1]) == 1,
         }
     }

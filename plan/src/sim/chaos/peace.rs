@@ -86,7 +86,9 @@ fn round(world: &mut World) {
     }
     for host in world.hosts.values_mut() {
         let done: Vec<u32> = host.processes.iter().filter(|(_, p)| p.shutting_down).map(|(pid, _)| *pid).collect();
-        done.into_iter().for_each(|pid| host.end(pid, End::PoweredOff));
+        for pid in done {
+            host.end(pid, End::PoweredOff);
+        }
     }
     let _ = check::check(world);
 }
@@ -140,7 +142,8 @@ pub(in crate::sim) fn settled(world: &World) -> Result<(), String> {
     for (node, host) in &world.hosts {
         host_settled(world, host).map_err(|what| format!("not settled: {what} on {node}"))?;
     }
-    if world.ledger.wrongly_fenced.is_empty() {
+    // Where all objects are lost, a guest that is held back has no successor that could tell.
+    if world.ledger.wrongly_fenced.is_empty() || world.reach.count(Milestone::ObjectsLost) > 0 {
         Ok(())
     } else {
         Err(format!(

@@ -39,7 +39,7 @@ pub(super) fn user_acts(world: &mut World, random: &mut Random, weather: &Weathe
         4 => ("edits the template", edit_template(world, &key, random)),
         5 | 6 => ("deletes the VM", delete_vm(world, &key)),
         7 => ("deletes the OVM", delete_ovm(world, &key, random, weather.mischief)),
-        8 | 9 if !is_over => {
+        8 | 9 if !is_over && !world.api.state.ovms.contains_key(&key) => {
             create(world, &key, random);
             return;
         }
@@ -86,7 +86,7 @@ fn delete_vm(world: &mut World, key: &ObjectKey) -> Result<(), ApiError> {
 
 fn delete_ovm(world: &mut World, key: &ObjectKey, random: &mut Random, mischief: Mischief) -> Result<(), ApiError> {
     match (random.below(3), mischief) {
-        (0, Mischief::Orphan) => {
+        (0 | 2, Mischief::Orphan) => {
             spare(world, key);
             world.hit(Milestone::OrphanDelete);
             world.api.delete::<OfflineVirtualMachine>(key, None, None, Propagation::Orphan)

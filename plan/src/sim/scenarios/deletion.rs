@@ -32,30 +32,51 @@ fn slow_controllers_ovm_cache_says_running_false() {
     breaks(Lies { ovm_from_cache: true, ..Lies::default() }, old_running_false, "a new VM is deleted");
 }
 
-/// Adoption lands after an orphan delete finished.
-fn late_adoption(stage: &mut Stage) {
+/// A guest runs without OVM; one is created, and a controller is about to adopt the VM when that OVM is deleted with `orphan`.
+fn adoption_in_flight(stage: &mut Stage) {
     let _ = stage.world.api.create(&key("a"), bare_vm("a", 0));
     stage.act(&[0, 1], &["n1", "n2"]);
     stage.create_ovm("a");
-    let adopts = stage
-        .controller_before(0, "a", |step| matches!(step, Step::EditVm(_, MetadataEdit::OwnerReferences(_))));
+    let adopts =
+        stage.controller_before(0, "a", |step| matches!(step, Step::EditVm(_, MetadataEdit::OwnerReferences(_))));
     stage.require(adopts, "the VM is not adopted");
     stage.delete_ovm("a", Propagation::Orphan);
     stage.lie();
-    stage.act(&[1], &[]);
-    let gone = !stage.world.api.state.ovms.contains_key(&key("a"));
-    stage.require(gone, "the OVM is not let go");
-    stage.step_controller(0, "a");
+}
+
+fn guest_is_left_alone(stage: &mut Stage) {
     stage.act(&[0, 1], &["n1", "n2"]);
     stage.require(stage.living_vm("a").is_some(), "a running guest is deleted");
+    let gone = !stage.world.api.state.ovms.contains_key(&key("a"));
+    stage.require(gone, "the OVM is not let go");
+    stage.world.lies = Lies::default();
     stage.peace();
+}
+
+/// Adoption lands after an orphan delete finished.
+fn late_adoption(stage: &mut Stage) {
+    adoption_in_flight(stage);
+    stage.act(&[1], &[]);
+    stage.step_controller(0, "a");
+    guest_is_left_alone(stage);
+}
+
+/// The same, and it lands when the garbage collector is through, and we are not.
+fn adoption_within_an_orphan_delete(stage: &mut Stage) {
+    adoption_in_flight(stage);
+    stage.act(&[], &[]);
+    stage.step_controller(0, "a");
+    stage.restart_controller(0);
+    guest_is_left_alone(stage);
 }
 
 #[test]
 fn adoption_lands_after_an_orphan_delete_finished() {
     holds(late_adoption);
-    let lies = Lies { adoptions_look_blocked: true, ..Lies::default() };
-    breaks(lies, late_adoption, "a running guest is deleted");
+    breaks(Lies { adoptions_look_blocked: true, ..Lies::default() }, late_adoption, "a running guest is deleted");
+    holds(adoption_within_an_orphan_delete);
+    let d2 = Lies { placements_look_right: true, ..Lies::default() };
+    breaks(d2, adoption_within_an_orphan_delete, "a running guest is deleted");
 }
 
 /// VM read before the OVM at letting go.

@@ -87,7 +87,9 @@ const FOUR: [&str; 4] = ["a", "b", "c", "d"];
 
 /// Wrong fence, node returns with more than three guests. Two guests of each until then: that is F3.
 fn wrong_fence_of_four(stage: &mut Stage) {
-    FOUR.iter().for_each(|name| stage.guest_on("n1", name));
+    for name in &FOUR {
+        stage.guest_on("n1", name);
+    }
     stage.host("n1").api_reachable = false;
     stage.wait(60, &["n2"]);
     stage.taint("n1", true);
@@ -116,7 +118,9 @@ fn wrong_fence_node_returns_with_more_than_three_guests() {
 
 /// I6, not in the table: every object of a node is lost at once, by no fault of its guests.
 fn all_objects_lost(stage: &mut Stage) {
-    FOUR.iter().for_each(|name| stage.guest_on("n1", name));
+    for name in &FOUR {
+        stage.guest_on("n1", name);
+    }
     let uids = stage.world.api.state.vms.values().filter_map(|vm| vm.metadata.uid.clone());
     stage.world.ledger.stripped.extend(uids);
     stage.world.api.lose_objects();

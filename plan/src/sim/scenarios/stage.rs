@@ -68,7 +68,8 @@ impl Stage {
     }
 
     pub(super) fn set_running(&mut self, name: &str, running: bool) {
-        let _ = self.world.api.update::<OfflineVirtualMachine>(&key(name), None, None, |ovm| ovm.spec.running = running);
+        let _ =
+            self.world.api.update::<OfflineVirtualMachine>(&key(name), None, None, |ovm| ovm.spec.running = running);
     }
 
     pub(super) fn delete_ovm(&mut self, name: &str, propagation: Propagation) {
@@ -125,8 +126,12 @@ impl Stage {
         self.world.affected(); // time alone is worth another look
         for _ in 0..seconds.div_ceil(5) {
             self.world.advance(Duration::from_secs(5));
-            beating.iter().for_each(|node| beat(&mut self.world, node));
-            (0..2).for_each(|index| self.deliver_to_controller(index));
+            for node in beating {
+                beat(&mut self.world, node);
+            }
+            for index in 0..2 {
+                self.deliver_to_controller(index);
+            }
         }
     }
 
@@ -243,19 +248,27 @@ impl Stage {
     pub(super) fn act(&mut self, controllers: &[usize], nodes: &[&str]) {
         for _ in 0..PATIENCE {
             let before = self.world.activity();
-            nodes.iter().for_each(|node| full_pass(&mut self.world, node));
+            for node in nodes {
+                full_pass(&mut self.world, node);
+            }
             let view = self.world.api.newest();
             let _ = self.world.api.collect_garbage(&view);
             let names: Vec<ObjectKey> = self.world.keys().into_iter().collect();
             for name in names {
-                controllers.iter().for_each(|index| self.controller(*index, &name.name));
-                nodes.iter().for_each(|node| self.agent(node, &name.name));
+                for index in controllers {
+                    self.controller(*index, &name.name);
+                }
+                for node in nodes {
+                    self.agent(node, &name.name);
+                }
             }
             if self.world.activity() == before {
                 break;
             }
             self.world.advance(Duration::from_secs(1));
-            nodes.iter().for_each(|node| beat(&mut self.world, node));
+            for node in nodes {
+                beat(&mut self.world, node);
+            }
         }
     }
 
