@@ -52,13 +52,11 @@ fn replay(seed: u64) -> Result<()> {
     for line in &run.trace {
         println!("{line}");
     }
-    match run.violation {
-        Some(violation) => bail!("seed {seed}: {violation}"),
-        None => {
-            println!("seed {seed}: nothing is violated");
-            Ok(())
-        }
+    if let Some(violation) = run.violation {
+        bail!("seed {seed}: {violation}");
     }
+    println!("seed {seed}: nothing is violated");
+    Ok(())
 }
 
 fn run_many(options: &Options) -> Result<()> {

@@ -1,7 +1,7 @@
 //! Both planners against a fake world, in virtual time: two controllers with stale caches, agents, a garbage collector, libvirtd and hosts that
 //! die and return, answers that are lost, people who delete things.
 //!
-//! Everything happens in single steps, chosen by a seed ([`chaos`]). After each the invariants are checked ([`check`], [`ledger`]); after the last
+//! Everything happens in single steps, chosen by a seed (`chaos`). After each the invariants are checked (`check`, `ledger`); after the last
 //! the world is left in peace, and must come to what the objects ask for. A failing seed prints what happened, and replays.
 //!
 //! ```text
@@ -9,7 +9,7 @@
 //! cargo xtask sim --seed 4711         one, with everything that happened
 //! ```
 //!
-//! `scenarios/` scripts the interleavings of the protocol's own table, one test a row. [`Lies`] take one rule of the protocol away, by showing a planner
+//! `scenarios/` scripts the interleavings of the protocol's own table, one test a row. `Lies` take one rule of the protocol away, by showing a planner
 //! something else than it asked for: each scenario passes as it is, and goes wrong, in the way that the table says, under its lie.
 //!
 //! Nothing here decides anything for a guest: a fake that needs a rule of its own to hold the world together hides a bug.
