@@ -89,15 +89,14 @@ impl Memory {
         }
     }
 
-    /// The newer of what the watch has and what this worker was answered. What the watch does not have is gone.
-    pub(super) fn newest(&self, cached: Option<Arc<VirtualMachine>>) -> Option<Arc<VirtualMachine>> {
-        let cached = cached?;
-        match &self.latest {
-            Some(latest) if latest.uid() == cached.uid() && version(latest) > version(&cached) => {
-                Some(Arc::clone(latest))
-            }
-            _ => Some(cached),
-        }
+    /// The newer of what the watch has and what this worker was answered. What the watch does not have is gone. Once the watch has caught up the
+    /// answer is dropped: it would be a second copy of the object.
+    pub(super) fn newest(&mut self, cached: Option<Arc<VirtualMachine>>) -> Option<Arc<VirtualMachine>> {
+        let is_ahead = |latest: &Arc<VirtualMachine>| {
+            cached.as_ref().is_some_and(|cached| latest.uid() == cached.uid() && version(latest) > version(cached))
+        };
+        self.latest = self.latest.take().filter(is_ahead);
+        self.latest.clone().or(cached)
     }
 
     /// Remembers what libvirt settled for a domain.
