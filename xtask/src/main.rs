@@ -80,14 +80,10 @@ fn run(command: Command) -> Result<()> {
         Command::Stop => demo::stop(&workspace),
         Command::Sim(options) => sim::run(&options),
         Command::Bench { arguments } => {
-            workspace.build_release()?;
-            process::run(
-                workspace
-                    .cargo("run")
-                    .args(["--locked", "--release", "--package", "bench", "--"])
-                    .args(arguments)
-                    .env("OVM_PROGRAMS", workspace.target.join("release")),
-            )
+            workspace.build_release(&["bench"])?;
+            let mut bench = std::process::Command::new(workspace.release_binary("bench"));
+            bench.args(arguments).current_dir(&workspace.root).env("OVM_PROGRAMS", workspace.target.join("release"));
+            process::run(&mut bench)
         }
     }
 }

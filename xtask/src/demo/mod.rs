@@ -27,7 +27,7 @@ const IMAGE: &str = "kubevirt/cirros-registry-disk-demo:latest";
 /// The first step that fails, by name. What is up by then stays up: run it again, or `make stop`.
 pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     say("building the programs (the first time takes some minutes)");
-    workspace.build_release()?;
+    workspace.build_release(&[])?;
     let guest = guest::build(workspace)?;
     let state = DemoState::open(&workspace.root)?;
     Libvirt::new(&state).start_if_needed()?;
