@@ -37,6 +37,10 @@ pub(super) fn apply(object: &Value, operations: &[PatchOperation]) -> Result<Val
                 ));
             }
         }
+        // Before it is made: dropping or printing a value of a million levels overflows the stack, which ends the process.
+        if goes_too_deep(&patched, operation) {
+            return reject(format!("the patched object is nested more than {MAX_DEPTH} levels deep"));
+        }
         // Unsafe means: not undone on failure. The copy is thrown away then.
         if let Err(error) = json_patch::patch_unsafe(&mut patched, std::slice::from_ref(operation)) {
             return reject(error.to_string());
@@ -46,6 +50,19 @@ pub(super) fn apply(object: &Value, operations: &[PatchOperation]) -> Result<Val
         return reject(format!("the patched object is nested more than {MAX_DEPTH} levels deep"));
     }
     Ok(patched)
+}
+
+/// Whether an operation puts a value so deep inside that the result has too many levels.
+fn goes_too_deep(object: &Value, operation: &PatchOperation) -> bool {
+    let value = match operation {
+        PatchOperation::Add(add) => Some(&add.value),
+        PatchOperation::Replace(replace) => Some(&replace.value),
+        PatchOperation::Copy(copy) => object.pointer(copy.from.as_str()),
+        PatchOperation::Move(from) => object.pointer(from.from.as_str()),
+        PatchOperation::Remove(_) | PatchOperation::Test(_) => None,
+    };
+    let levels = operation.path().as_str().matches('/').count();
+    value.is_some_and(|value| MAX_DEPTH.checked_sub(levels).is_none_or(|left| is_deeper_than(value, left)))
 }
 
 /// Walks without recursion: the value may be deeper than the stack.

@@ -172,3 +172,20 @@ proptest! {
         prop_assert_eq!(strategic, to);
     }
 }
+
+/// Without a limit at each operation this overflows the stack, and the test process ends.
+#[test]
+fn a_value_copied_into_itself_is_refused_before_it_is_too_deep_to_drop() {
+    let mut depth = 50;
+    let mut operations =
+        vec![json!({"op": "add", "path": "/x", "value": (1..depth).fold(json!([]), |inner, _| json!([inner]))})];
+    for _ in 0..13 {
+        let path = format!("/x{}/-", "/0".repeat(depth - 1));
+        operations.push(json!({"op": "copy", "from": "/x", "path": path}));
+        depth *= 2;
+    }
+    let patch = json!(operations).to_string();
+    let error = apply_patch(PatchType::Json, patch.as_bytes(), &json!({}), None).unwrap_err();
+    assert_eq!(error.code(), 422);
+    assert!(format!("{error:?}").contains("levels deep"), "{error:?}");
+}
