@@ -280,9 +280,9 @@ mod tests {
 
         buffers.receive(&[b'x'; 100]);
         assert_eq!(send(outbox), 100, "an echo shows that as much was read");
-        buffers.receive(&[b'x'; 1 << 20]);
+        buffers.receive(&vec![b'x'; 1 << 20]);
         assert_eq!(send(outbox), CREDIT, "a chatty guest earns no more than the pty holds");
-        while outbox.lock().data.len() > 0 {
+        while !outbox.lock().data.is_empty() {
             buffers.receive(&[b'x'; CREDIT]);
             send(outbox);
         }
