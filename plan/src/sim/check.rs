@@ -11,6 +11,7 @@ use api::v1alpha1::{OfflineVirtualMachine, Phase, Placement, VirtualMachine};
 use super::agent::Agent;
 use super::api::Snapshot;
 use super::controller::Controller;
+use super::host::End;
 use super::world::World;
 use crate::cluster::{self, LEASE_EXPIRY, MetadataEdit, ObjectKey, bound_node};
 use crate::node::ShutOffReason;
@@ -171,11 +172,11 @@ fn final_state_is_true(world: &World, key: &ObjectKey, old: &VirtualMachine, new
     if let Some(end) = journalled.filter(|end| end.phase != is) {
         return Some(format!("I3: {key} {uid} is reported as {is:?}, and was journalled as {:?}", end.phase));
     }
+    if let Some(end) = host.ends.get(uid).filter(|end| is == Phase::Succeeded && **end != End::PoweredOff) {
+        return Some(format!("I3: {key} {uid} is reported as Succeeded, and ended as {end:?}"));
+    }
     let domain = host.domains.get(key).filter(|domain| domain.definition.vm_uid == uid && domain.process.is_none());
     match (is, domain.map(|domain| domain.reason)) {
-        (Phase::Succeeded, Some(reason)) if reason != ShutOffReason::Shutdown && journalled.is_none() => {
-            host.libvirt_up.then(|| format!("I3: {key} {uid} is reported as Succeeded, and libvirt knows {reason:?}"))
-        }
         (Phase::Failed, Some(ShutOffReason::Shutdown)) if journalled.is_none() => {
             Some(format!("I3: {key} {uid} is reported as Failed, and powered off"))
         }

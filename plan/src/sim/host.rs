@@ -86,6 +86,8 @@ pub(super) struct Host {
     pub(super) late_starts: Vec<(ObjectKey, String)>,
     /// How far the host's wall clock is off, in seconds.
     pub(super) clock_error: i64,
+    /// How each VM's guest really ended, by VM UID.
+    pub(super) ends: BTreeMap<String, End>,
     next_pid: u32,
     next_run: u32,
     /// Ends that libvirt will learn of when it is back.
@@ -119,9 +121,8 @@ impl Host {
 
     /// A process ends. libvirt notes the reason, now or when it is back.
     pub(super) fn end(&mut self, pid: u32, end: End) {
-        if self.processes.remove(&pid).is_none() {
-            return;
-        }
+        let Some(process) = self.processes.remove(&pid) else { return };
+        self.ends.insert(process.vm_uid, end);
         if self.libvirt_up {
             self.note_end(pid, end);
         } else {
@@ -170,7 +171,9 @@ impl Host {
     pub(super) fn power_off(&mut self) {
         self.powered = false;
         self.libvirt_up = false;
-        self.processes.clear();
+        for process in std::mem::take(&mut self.processes).into_values() {
+            self.ends.insert(process.vm_uid, End::Killed);
+        }
         self.unseen.clear();
         self.late_starts.clear();
         for domain in self.domains.values_mut() {
