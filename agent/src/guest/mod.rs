@@ -1,7 +1,7 @@
 //! One guest's worker: observe, plan, execute, until there is nothing to do; then wait to be woken.
 //!
 //! One task owns one guest, so that no two steps for it ever run at once and no guest waits for another. What the worker remembers
-//! ([`memory`]) only saves work: it can be killed at any point and starts again from what it observes.
+//! (`memory`) only saves work: it can be killed at any point and starts again from what it observes.
 
 mod disks;
 mod execute;
