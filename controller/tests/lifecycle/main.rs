@@ -165,7 +165,7 @@ async fn somebody_else_s_vm_is_left_alone_and_said() {
     let world = World::start(&["a"]).await;
     let mut foreign = vm("vm");
     foreign.metadata.owner_references = Some(vec![object(json!({
-        "apiVersion": "v1", "kind": "Namespace", "name": "default", "controller": true,
+        "apiVersion": "v1", "kind": "Namespace", "name": "kube-system", "controller": true,
         "uid": world.namespaces().get("kube-system").await.unwrap().metadata.uid,
     }))]);
     let foreign = world.vms().create(&PostParams::default(), &foreign).await.unwrap();

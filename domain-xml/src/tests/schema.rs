@@ -36,11 +36,8 @@ fn domain(domain: &Value) -> Guest {
 fn variants() -> Vec<(&'static str, Guest)> {
     let buses = ["virtio", "sata", "scsi", "usb"].iter().cycle().take(256);
     let disks: Vec<_> = buses.map(|bus| json!({"disk": {"bus": bus}})).collect();
-    let removable = [
-        json!({"cdrom": {"tray": "open"}}),
-        json!({"floppy": {"tray": "open"}}),
-        json!({"cdrom": {"bus": "usb", "tray": "open"}}),
-    ];
+    let removable =
+        [json!({"cdrom": {"tray": "open"}}), json!({"floppy": {"tray": "open"}}), json!({"cdrom": {"bus": "usb"}})];
     let mut luns = Guest::with_disks("q35", &[json!({"lun": {}}), json!({"lun": {"bus": "virtio", "readonly": true}})]);
     for source in luns.disk_sources.values_mut() {
         *source = DiskSource::block("/dev/vg0/claim");
