@@ -11,7 +11,8 @@ cp -a /etc/libvirt/. "$dir/etc/"
 cp -a /var/lib/libvirt/. "$dir/lib/"
 # No cgroups of our own here, and no network that another libvirtd on this host may have started.
 printf '\ncgroup_controllers = []\n' >> "$dir/etc/qemu.conf"
-rm -rf "$dir/etc/qemu/networks/autostart" "$dir/etc/qemu/autostart"
+# Nor any guest of the host's own libvirtd, such as the demo's.
+rm -rf "$dir/etc/qemu/networks/autostart" "$dir/etc/qemu/autostart" "$dir"/etc/qemu/*.xml
 # libvirt resolves the host's name at every start of a guest; where it cannot, each waits five seconds for DNS.
 { cat /etc/hosts; printf '127.0.0.1 %s\n' "$(hostname)"; } > "$dir/hosts"
 
