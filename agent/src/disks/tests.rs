@@ -1,3 +1,5 @@
+//! Tests of a VM's disks.
+
 use super::*;
 use crate::seed::Seed;
 

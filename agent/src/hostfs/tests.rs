@@ -1,3 +1,5 @@
+//! Tests of file access beneath a directory.
+
 use std::os::unix::fs::symlink;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Tests of cloud-init seeds.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Tests of the admission rules: the contract's table, line by line.
+
 use serde_json::{Value, json};
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Tests of the generated CustomResourceDefinitions.
+
 use serde_json::Value;
 
 use super::all;

@@ -1,3 +1,5 @@
+//! Tests of telling image formats apart.
+
 use std::io::Write;
 use std::process::Command;
 

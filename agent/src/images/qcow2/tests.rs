@@ -1,3 +1,5 @@
+//! Tests of reading qcow2 headers.
+
 use proptest::prelude::*;
 
 use super::*;

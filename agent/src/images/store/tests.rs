@@ -1,3 +1,5 @@
+//! Tests of the image store.
+
 use std::os::unix::fs::symlink;
 
 use super::*;
