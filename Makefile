@@ -1,9 +1,9 @@
 # Commands for people. What needs more than a line is in xtask/.
 .DEFAULT_GOAL := help
-.PHONY: help install build guest demo stop test lint bench
+.PHONY: help install build guest kube-assets demo stop test lint bench
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install:
 	@xtask/host/install.sh
@@ -13,6 +13,9 @@ build: install ## release binaries in target/release: ovm-standalone, ovm-contro
 
 guest: install ## the demo guest's disk, target/guest/disk.img
 	@xtask/guest/build.sh
+
+kube-assets: ## etcd, kube-apiserver, kubelet and the rest of a cluster for tests, in target/kube-assets (needs Go)
+	@cargo xtask kube-assets
 
 demo: install ## the user guide's example on this host: installs, builds and starts what is missing; state in .demo
 	@cargo xtask demo

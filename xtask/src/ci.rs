@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::ValueEnum;
 
 use crate::workspace::Workspace;
-use crate::{generate, guest, process};
+use crate::{generate, guest, kube_assets, process};
 
 /// The version of cargo-deny that deny.toml is written for.
 const CARGO_DENY: &str = "0.20.2";
@@ -48,6 +48,7 @@ pub(crate) fn run(workspace: &Workspace, only: Option<Part>) -> Result<()> {
     }
     step("dependencies", || check_dependencies(workspace))?;
     step("demo guest", || guest::build(workspace).map(drop))?;
+    step("kube-assets", || kube_assets::build(workspace))?;
     step("binaries", || process::run(workspace.cargo("build").args(["--locked", "--workspace", "--bins"])))?;
     let counts = step("tests", || run_tests(workspace))?;
     step("tree is clean", || {

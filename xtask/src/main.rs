@@ -4,6 +4,7 @@ mod ci;
 mod demo;
 mod generate;
 mod guest;
+mod kube_assets;
 mod kvm;
 mod process;
 mod sim;
@@ -38,6 +39,8 @@ enum Command {
     },
     /// Builds the demo guest's disk
     Guest,
+    /// Builds the parts of a Kubernetes cluster that tests run, into target/kube-assets
+    KubeAssets,
     /// Boots the demo guest's kernel under KVM, and says whether KVM works on this host
     KvmProbe,
     /// Shows the user guide's example on this host
@@ -71,6 +74,7 @@ fn run(command: Command) -> Result<()> {
         Command::Generate { check: false } => generate::write(&workspace),
         Command::Generate { check: true } => generate::check(&workspace),
         Command::Guest => guest::build(&workspace).map(drop),
+        Command::KubeAssets => kube_assets::build(&workspace),
         Command::KvmProbe => {
             let guest = guest::build(&workspace)?;
             println!("{}", kvm::probe(&guest)?);
