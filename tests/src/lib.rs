@@ -4,6 +4,7 @@
 //! - [`boot_sector`]: guests of 512 bytes
 //! - [`libvirtd`]: a libvirtd for one test, apart from the host's
 //! - [`standalone`]: `ovm-standalone` as a child process
+//! - [`kube`]: a real Kubernetes
 //! - [`client`], [`console`], [`watch`]: kubectl and virtctl as a user runs them
 //! - [`machines`]: manifests of small machines
 //! - [`programs`]: where the programs are, and how they are run
@@ -14,6 +15,7 @@
 pub mod boot_sector;
 pub mod client;
 pub mod console;
+pub mod kube;
 pub mod libvirtd;
 pub mod machines;
 pub mod programs;

@@ -1,0 +1,338 @@
+//! etcd, kube-apiserver, kube-controller-manager and, if asked for, kube-scheduler, on the loopback.
+//!
+//! etcd listens on sockets in the control plane's own directory, so that one port is all that several control planes side by side could quarrel about.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use nix::sys::signal::Signal as UnixSignal;
+
+use crate::client::Client;
+use crate::kube::assets::asset;
+use crate::kube::authority::{Authority, Certificate};
+use crate::kube::directory::OwnDirectory;
+use crate::kube::servers::{Server, Servers};
+use crate::libvirtd::Signal;
+use crate::programs::output;
+use crate::standalone::free_address;
+use crate::wait::wait_for;
+
+/// Three seconds on an idle machine.
+const READY_DEADLINE: Duration = Duration::from_mins(2);
+
+/// How often a start is tried: somebody else may take the free port first.
+const ATTEMPTS: usize = 3;
+
+/// The address of service `kubernetes`, the first of the services' range.
+const SERVICE_ADDRESS: &str = "10.96.0.1";
+const SERVICE_RANGE: &str = "10.96.0.0/16";
+
+/// The name by which the API server calls extension servers as a proxy.
+const FRONT_PROXY: &str = "front-proxy-client";
+
+/// A running control plane. Dropping it ends it, and removes all that it stored.
+#[derive(Debug)]
+pub struct ControlPlane {
+    // In the order in which they are to end.
+    controllers: Option<Server>,
+    scheduler: Option<Server>,
+    api: Option<Server>,
+    _etcd: Server,
+    servers: Servers,
+    settings: Settings,
+    authority: Authority,
+    address: SocketAddr,
+    directory: OwnDirectory,
+}
+
+/// What a control plane is started with, beside what each has.
+#[derive(Debug, Clone, Default)]
+pub struct Settings {
+    /// Whether pods are scheduled.
+    pub scheduler: bool,
+    /// More flags of kube-apiserver.
+    pub api_flags: Vec<String>,
+}
+
+impl ControlPlane {
+    /// Starts one, and waits until its API is ready and namespace `default` can take objects.
+    ///
+    /// # Errors
+    /// When it is not built, or not ready in time; the message then carries a log.
+    pub fn start() -> Result<Self> {
+        Self::start_with(&Settings::default())
+    }
+
+    /// Starts one with settings of the test's own.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_with(settings: &Settings) -> Result<Self> {
+        let mut attempt = 1;
+        loop {
+            match Self::try_start(settings.clone()) {
+                Err(error) if attempt < ATTEMPTS && format!("{error:#}").contains("address already in use") => {
+                    attempt += 1;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    fn try_start(settings: Settings) -> Result<Self> {
+        let directory = OwnDirectory::create()?;
+        let pki = directory.path().join("pki");
+        fs::create_dir(&pki).context("make the folder of certificates")?;
+        let authority = Authority::create(&pki)?;
+        let address = free_address()?;
+        let names = ["127.0.0.1", SERVICE_ADDRESS, "localhost", "kubernetes.default.svc"];
+        authority.issue("server", "kube-apiserver", &[], &names)?;
+        authority.issue("front-proxy", FRONT_PROXY, &[], &[])?;
+        authority.make_token_key()?;
+        let admin = authority.issue("admin", "admin", &["system:masters"], &[])?;
+        authority.write_kubeconfig(&directory.path().join("kubeconfig"), &format!("https://{address}"), &admin)?;
+        let servers = Servers::new(directory.path())?;
+        let etcd = servers.start("etcd", &etcd_command()?)?;
+        let mut control_plane = Self {
+            controllers: None,
+            scheduler: None,
+            api: None,
+            _etcd: etcd,
+            servers,
+            settings,
+            authority,
+            address,
+            directory,
+        };
+        control_plane.start_api()?;
+        control_plane.start_controllers()?;
+        if control_plane.settings.scheduler {
+            let mut command = Command::new(asset("kube-scheduler")?);
+            command.args(["--kubeconfig=kubeconfig", "--leader-elect=false", "--secure-port=0"]);
+            control_plane.scheduler = Some(control_plane.servers.start("kube-scheduler", &command)?);
+        }
+        wait_for("namespace default has its service account", READY_DEADLINE, || {
+            if let Some(controllers) = &mut control_plane.controllers {
+                controllers.look_if_running()?;
+            }
+            control_plane.admin().kubectl(&["get", "serviceaccount", "default", "-n", "default"])
+        })?;
+        Ok(control_plane)
+    }
+
+    /// The administrator's kubeconfig. Everything is in it; it may be copied.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.directory.path().join("kubeconfig")
+    }
+
+    /// kubectl and virtctl of the administrator.
+    pub fn admin(&self) -> Client {
+        Client::new(&self.kubeconfig(), self.directory.path())
+    }
+
+    /// Where the API listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The API's URL.
+    pub fn url(&self) -> String {
+        format!("https://{}", self.address)
+    }
+
+    /// A directory that ends with the control plane.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// The authority that the API server trusts for its clients.
+    pub fn authority(&self) -> &Authority {
+        &self.authority
+    }
+
+    /// A kubeconfig of a user with a certificate.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn user(&self, name: &str, groups: &[&str]) -> Result<PathBuf> {
+        let file = name.replace([':', '/'], "-");
+        let certificate: Certificate = self.authority.issue(&file, name, groups, &[])?;
+        let kubeconfig = self.directory.path().join(format!("{file}.kubeconfig"));
+        self.authority.write_kubeconfig(&kubeconfig, &self.url(), &certificate)?;
+        Ok(kubeconfig)
+    }
+
+    /// A kubeconfig of a service account that is there. With `node`, its token carries that Node's name as the token of a pod on it does.
+    ///
+    /// # Errors
+    /// When the API gives no token.
+    pub fn service_account(&self, namespace: &str, name: &str, node: Option<&str>) -> Result<PathBuf> {
+        let mut arguments = vec!["create", "token", name, "-n", namespace, "--duration", "1h"];
+        if let Some(node) = node {
+            arguments.extend(["--bound-object-kind", "Node", "--bound-object-name", node]);
+        }
+        let token = output(self.own_kubectl()?.args(&arguments))?;
+        let file = format!("{namespace}-{name}-{}.kubeconfig", node.unwrap_or("everywhere"));
+        let kubeconfig = self.directory.path().join(file);
+        self.authority.write_token_kubeconfig(&kubeconfig, &self.url(), &token)?;
+        Ok(kubeconfig)
+    }
+
+    /// `kubectl` of the control plane's own version, as administrator.
+    ///
+    /// # Errors
+    /// When it is not built.
+    pub fn own_kubectl(&self) -> Result<Command> {
+        let mut command = Command::new(asset("kubectl")?);
+        command.env("KUBECONFIG", self.kubeconfig()).env("HOME", self.directory.path());
+        Ok(command)
+    }
+
+    /// Ends the API server. What it stored stays.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn stop_api(&mut self, signal: Signal) -> Result<()> {
+        let signal = match signal {
+            Signal::Term => UnixSignal::SIGTERM,
+            Signal::Kill => UnixSignal::SIGKILL,
+        };
+        self.api.take().context("the API server does not run")?.stop(signal)
+    }
+
+    /// Starts the API server on its former address, and waits until it is ready.
+    ///
+    /// # Errors
+    /// When it is not ready in time; the message then carries its log.
+    pub fn start_api(&mut self) -> Result<()> {
+        let mut api = self.servers.start("kube-apiserver", &self.api_command()?)?;
+        wait_for("kube-apiserver is ready", READY_DEADLINE, || match api.look_if_running() {
+            // No use in waiting on.
+            Err(ended) => Ok(Err(ended)),
+            Ok(()) => output(self.own_kubectl()?.args(["get", "--raw", "/readyz"])).map(Ok),
+        })??;
+        self.api = Some(api);
+        Ok(())
+    }
+
+    /// The logs so far.
+    pub fn log(&self) -> String {
+        let logs = ["kube-apiserver", "kube-controller-manager"].map(|name| {
+            let log = fs::read_to_string(self.directory.path().join("log").join(format!("{name}.log")));
+            format!("--- {name}\n{}\n", log.unwrap_or_default())
+        });
+        logs.concat()
+    }
+
+    fn start_controllers(&mut self) -> Result<()> {
+        let mut command = Command::new(asset("kube-controller-manager")?);
+        command.args([
+            "--kubeconfig=kubeconfig",
+            "--service-account-private-key-file=pki/tokens.key",
+            "--root-ca-file=pki/ca.crt",
+            "--cluster-signing-cert-file=pki/ca.crt",
+            "--cluster-signing-key-file=pki/ca.key",
+            // Each controller as itself, as in a real installation.
+            "--use-service-account-credentials=true",
+            "--leader-elect=false",
+            "--secure-port=0",
+        ]);
+        self.controllers = Some(self.servers.start("kube-controller-manager", &command)?);
+        Ok(())
+    }
+
+    fn api_command(&self) -> Result<Command> {
+        if !self.address.is_ipv4() {
+            bail!("the control plane is made for IPv4, not {}", self.address);
+        }
+        let mut command = Command::new(asset("kube-apiserver")?);
+        command.args([
+            format!("--secure-port={}", self.address.port()),
+            format!("--bind-address={}", self.address.ip()),
+            format!("--service-cluster-ip-range={SERVICE_RANGE}"),
+            format!("--requestheader-allowed-names={FRONT_PROXY}"),
+        ]);
+        command.args([
+            "--etcd-servers=unix://localhost:1",
+            "--tls-cert-file=pki/server.crt",
+            "--tls-private-key-file=pki/server.key",
+            "--client-ca-file=pki/ca.crt",
+            "--service-account-key-file=pki/tokens.pub",
+            "--service-account-signing-key-file=pki/tokens.key",
+            "--service-account-issuer=https://kubernetes.default.svc",
+            "--requestheader-client-ca-file=pki/ca.crt",
+            "--requestheader-username-headers=X-Remote-User",
+            "--requestheader-group-headers=X-Remote-Group",
+            "--requestheader-extra-headers-prefix=X-Remote-Extra-",
+            "--proxy-client-cert-file=pki/front-proxy.crt",
+            "--proxy-client-key-file=pki/front-proxy.key",
+            "--enable-bootstrap-token-auth=true",
+            "--authorization-mode=Node,RBAC",
+            "--allow-privileged=true",
+            // A stopped API server is to be gone, as a killed one is.
+            "--shutdown-watch-termination-grace-period=0s",
+        ]);
+        command.args(&self.settings.api_flags);
+        Ok(command)
+    }
+}
+
+fn etcd_command() -> Result<Command> {
+    let mut command = Command::new(asset("etcd")?);
+    command.args([
+        "--data-dir=etcd",
+        // Nothing of it is to survive the machine.
+        "--unsafe-no-fsync",
+        // A path has no room in these flags: sockets of these names in the directory that it runs in.
+        "--listen-client-urls=unix://localhost:1",
+        "--listen-peer-urls=unix://localhost:2",
+        "--advertise-client-urls=http://localhost:1",
+        "--initial-advertise-peer-urls=http://localhost:2",
+        "--initial-cluster=default=http://localhost:2",
+    ]);
+    Ok(command)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kube::why_unavailable;
+
+    #[test]
+    fn two_control_planes_live_side_by_side_and_leave_nothing_behind() {
+        if let Some(reason) = why_unavailable() {
+            eprintln!("SKIPPED two_control_planes_live_side_by_side_and_leave_nothing_behind: {reason}");
+            return;
+        }
+        let mut first = ControlPlane::start().unwrap();
+        let second = ControlPlane::start().unwrap();
+        first.admin().kubectl(&["create", "configmap", "kept"]).unwrap();
+        second.admin().kubectl_fails(&["get", "configmap", "kept"]).unwrap();
+
+        // A token that is bound to a Node carries its name, which per-node rules rely on.
+        first
+            .admin()
+            .create(&serde_json::json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "one"}}))
+            .unwrap();
+        let kubeconfig = first.service_account("default", "default", Some("one")).unwrap();
+        let node = Client::new(&kubeconfig, first.directory());
+        let who = node.kubectl(&["auth", "whoami", "-o", "json"]).unwrap();
+        assert!(who.contains("system:serviceaccount:default:default"), "{who}");
+        assert!(who.contains("authentication.kubernetes.io/node-name"), "{who}");
+
+        first.stop_api(Signal::Kill).unwrap();
+        first.admin().kubectl_fails(&["get", "configmap", "kept"]).unwrap();
+        first.start_api().unwrap();
+        first.admin().kubectl(&["get", "configmap", "kept"]).unwrap();
+
+        let directories = [first.directory().to_owned(), second.directory().to_owned()];
+        drop((first, second));
+        for directory in directories {
+            assert!(!directory.exists(), "{} is left", directory.display());
+        }
+    }
+}
