@@ -42,3 +42,8 @@ pub const DOMAIN_METADATA_NAMESPACE: &str = "http://kubevirt.io";
 pub const CONTROLLER_COMPONENT: &str = "offlinevirtualmachine-controller";
 /// `source.component` of the agent's events (KubeVirt's name for it).
 pub const AGENT_COMPONENT: &str = "virt-handler";
+
+/// Label on every object of an installation.
+pub const PART_OF_LABEL: &str = "app.kubernetes.io/part-of";
+/// Its value.
+pub const PART_OF: &str = "ovm";

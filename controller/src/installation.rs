@@ -32,7 +32,13 @@ pub(crate) async fn identify(
     Ok(Arc::new(Installation { cluster_uid, network, nic_model }))
 }
 
+/// On a cluster the manifests bring it, and the controller may make none.
 async fn ensure_namespace(namespaces: &Api<Namespace>) -> Result<(), ControllerError> {
+    let found = namespaces.get_opt(SYSTEM_NAMESPACE).await;
+    let failed = |source| ControllerError::Read { what: "namespace kubevirt-system", source: Box::new(source) };
+    if found.map_err(failed)?.is_some() {
+        return Ok(());
+    }
     let metadata = ObjectMeta { name: Some(SYSTEM_NAMESPACE.to_owned()), ..ObjectMeta::default() };
     match namespaces.create(&PostParams::default(), &Namespace { metadata, ..Namespace::default() }).await {
         Ok(_) => Ok(()),

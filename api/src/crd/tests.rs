@@ -82,3 +82,11 @@ fn lists_take_more_than_the_admission_limit() {
         assert_eq!(vm.pointer(pointer).unwrap()["x-kubernetes-list-type"], "atomic", "{pointer}");
     }
 }
+
+#[test]
+fn no_format_that_kubernetes_does_not_know() {
+    for crd in all() {
+        let text = serde_json::to_string(&crd).unwrap();
+        assert!(!text.contains("\"uint"), "{}: an apply would warn", crd.spec.names.kind);
+    }
+}
