@@ -162,6 +162,20 @@ impl PrivateLibvirtd {
         Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
     }
 
+    /// A program inside: with this libvirtd's `/run`, `/etc/libvirt` and `/var/lib/libvirt` in the places of the host's, and ended with it.
+    ///
+    /// # Errors
+    /// When the namespace is gone.
+    pub fn inside(&self, program: &Path) -> Result<Command> {
+        let unshare = self.namespace.id();
+        let children = format!("/proc/{unshare}/task/{unshare}/children");
+        let first = fs::read_to_string(&children).with_context(|| format!("read {children}"))?;
+        let init = first.split_whitespace().next().context("the namespace has ended")?;
+        let mut command = Command::new("nsenter");
+        command.args(["--target", init, "--mount", "--pid", "--"]).arg(program);
+        Ok(command)
+    }
+
     /// The daemon's log so far.
     pub fn log(&self) -> String {
         ["namespace.log", "libvirtd.log"]

@@ -10,6 +10,7 @@ mod process;
 mod sim;
 mod workspace;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -44,9 +45,18 @@ enum Command {
     /// Boots the demo guest's kernel under KVM, and says whether KVM works on this host
     KvmProbe,
     /// Shows the user guide's example on this host
-    Demo,
+    Demo {
+        #[command(flatten)]
+        place: demo::Place,
+        /// Takes the programs from there, as they are; without it they are built for release
+        #[arg(long, value_name = "DIR")]
+        programs: Option<PathBuf>,
+    },
     /// Ends what `demo` started
-    Stop,
+    Stop {
+        #[command(flatten)]
+        place: demo::Place,
+    },
     /// Runs both planners against a simulated world, one run a seed; prints the first failing seed with everything that led to it
     Sim(sim::Options),
     /// Builds for release and runs the benchmarks
@@ -80,8 +90,8 @@ fn run(command: Command) -> Result<()> {
             println!("{}", kvm::probe(&guest)?);
             Ok(())
         }
-        Command::Demo => demo::run(&workspace),
-        Command::Stop => demo::stop(&workspace),
+        Command::Demo { place, programs } => demo::run(&workspace, &place, programs),
+        Command::Stop { place } => demo::stop(&workspace, &place),
         Command::Sim(options) => sim::run(&options),
         Command::Bench { arguments } => {
             workspace.build_release(&["bench"])?;

@@ -1,6 +1,7 @@
 //! The user guide's example in the demo.
 
 use std::io::{Read as _, Write as _};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
@@ -28,12 +29,13 @@ const SILENCE: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) struct Example<'a> {
     workspace: &'a Workspace,
+    programs: &'a Path,
     state: &'a DemoState,
 }
 
 impl<'a> Example<'a> {
-    pub(super) fn new(workspace: &'a Workspace, state: &'a DemoState) -> Self {
-        Self { workspace, state }
+    pub(super) fn new(workspace: &'a Workspace, programs: &'a Path, state: &'a DemoState) -> Self {
+        Self { workspace, programs, state }
     }
 
     /// Creates the namespace and the object, where they are missing.
@@ -90,7 +92,7 @@ impl<'a> Example<'a> {
     }
 
     fn virtctl(&self) -> Command {
-        self.command(Command::new(self.workspace.release_binary("virtctl")))
+        self.command(Command::new(self.programs.join("virtctl")))
     }
 
     fn command(&self, mut command: Command) -> Command {

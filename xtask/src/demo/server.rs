@@ -14,7 +14,6 @@ use super::say;
 use super::state::DemoState;
 use crate::kvm::Verdict;
 use crate::process;
-use crate::workspace::Workspace;
 
 const PROGRAM: &str = "ovm-standalone";
 const PID_FILE: &str = "ovm-standalone.pid";
@@ -30,25 +29,24 @@ const DELETE_TIMEOUT: &str = "--timeout=60s";
 /// The server, up or not.
 #[derive(Debug)]
 pub(super) struct Server<'a> {
-    workspace: &'a Workspace,
     state: &'a DemoState,
 }
 
 impl<'a> Server<'a> {
-    pub(super) fn new(workspace: &'a Workspace, state: &'a DemoState) -> Self {
-        Self { workspace, state }
+    pub(super) fn new(state: &'a DemoState) -> Self {
+        Self { state }
     }
 
     pub(super) fn is_running(&self) -> bool {
         self.process().is_some_and(|process| process.is_alive())
     }
 
-    /// Starts it and waits until its API answers.
-    pub(super) fn start(&self, verdict: &Verdict) -> Result<()> {
+    /// Starts the program of that folder, and waits until its API answers.
+    pub(super) fn start(&self, programs: &Path, verdict: &Verdict) -> Result<()> {
         let address = self.choose_address()?;
         let log = self.state.file("ovm-standalone.log");
         say(&format!("starting {PROGRAM} on {address} (log: {})", log.display()));
-        let mut command = Command::new(self.workspace.release_binary(PROGRAM));
+        let mut command = Command::new(programs.join(PROGRAM));
         command.arg("--data-dir").arg(self.state.data());
         command.args(["--listen", &address.to_string(), "--libvirt-uri", URI, "--emulation", verdict.emulation_flag()]);
         let process = start_detached(&command, &log, &self.state.file(PID_FILE))?;
@@ -66,7 +64,7 @@ impl<'a> Server<'a> {
     }
 
     /// Puts a disk into the node's image store, unless this very disk is there.
-    pub(super) fn import_image(&self, name: &str, disk: &Path) -> Result<()> {
+    pub(super) fn import_image(&self, programs: &Path, name: &str, disk: &Path) -> Result<()> {
         let modified = fs::metadata(disk)
             .and_then(|metadata| metadata.modified())
             .with_context(|| format!("look at {}", disk.display()))?;
@@ -77,7 +75,7 @@ impl<'a> Server<'a> {
         }
         say(&format!("importing {} as {name}", disk.display()));
         process::run(
-            Command::new(self.workspace.release_binary("ovm-agent"))
+            Command::new(programs.join("ovm-agent"))
                 .args(["image", "import", name])
                 .arg(disk)
                 .arg("--data-dir")

@@ -1,4 +1,4 @@
-//! Where the demo keeps its state: `.demo` in the repository.
+//! Where the demo keeps its state: one folder, `.demo` in the repository unless said otherwise.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -17,10 +17,10 @@ pub(crate) struct DemoState {
 }
 
 impl DemoState {
-    /// Makes `.demo` where it is missing, and decides where the data goes.
-    pub(crate) fn open(root: &Path) -> Result<Self> {
-        let folder = root.join(".demo");
-        fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+    /// Makes the folder where it is missing, and decides where the data goes.
+    pub(crate) fn open(folder: &Path) -> Result<Self> {
+        fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
+        let folder = folder.canonicalize().with_context(|| format!("look at {}", folder.display()))?;
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o711))
             .with_context(|| format!("open {}", folder.display()))?;
         let data = data_folder(&folder)?;
@@ -36,9 +36,9 @@ impl DemoState {
         Ok(Self { folder, data })
     }
 
-    /// `.demo` if it is there.
-    pub(crate) fn open_existing(root: &Path) -> Result<Option<Self>> {
-        if root.join(".demo").exists() { Self::open(root).map(Some) } else { Ok(None) }
+    /// The folder if it is there.
+    pub(crate) fn open_existing(folder: &Path) -> Result<Option<Self>> {
+        if folder.exists() { Self::open(folder).map(Some) } else { Ok(None) }
     }
 
     /// `--data-dir` of `ovm-standalone`.
@@ -65,7 +65,7 @@ impl DemoState {
     }
 }
 
-/// `.demo` itself, unless a folder above it (a private home, mostly) is closed to QEMU's user: then a folder in /var/lib, one for each repository.
+/// The folder itself, unless a folder above it (a private home, mostly) is closed to QEMU's user: then a folder in /var/lib, one for each repository.
 fn data_folder(folder: &Path) -> Result<PathBuf> {
     for ancestor in folder.ancestors().skip(1) {
         let mode =
