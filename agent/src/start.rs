@@ -20,10 +20,11 @@ use crate::journal::{Journal, JournalError};
 use crate::libvirt::{ConnectError, Error, Libvirt, LibvirtOptions};
 use crate::node::{
     GuardBoard, Heartbeat, HostLock, IdentityError, Inputs, LockError, NodeCapacity, NodeContext, NodeIdentity,
-    Supervisor, Surveyor, VmCache, boot_id, watch_vms,
+    ProcBoard, Supervisor, Surveyor, VmCache, boot_id, keep_renewed, renew_node_lease, watch_vms,
 };
 use crate::objects::KubeObjects;
 use crate::options::AgentOptions;
+use crate::proc::{ProcError, find_qemu};
 
 /// Starts agents.
 #[derive(Debug)]
@@ -45,6 +46,9 @@ pub enum StartError {
     /// The directory of its state cannot be made or opened.
     #[error(transparent)]
     DataDir(#[from] FileError),
+    /// The host's processes are not to be seen, and a guest that libvirt lost could be started twice.
+    #[error("look for running guests")]
+    Processes(#[from] ProcError),
     /// Another agent manages this libvirt.
     #[error(transparent)]
     Lock(#[from] LockError),
@@ -82,6 +86,7 @@ impl Agent {
         client: Client,
         cancel: CancellationToken,
     ) -> Result<AgentHandle, StartError> {
+        find_qemu(&options.proc_dir, &[])?;
         Directory::open_or_create_root(&options.data_dir)?;
         let lock = HostLock::take(&options.lock_dir, &options.libvirt_uri)?;
         let journal = Journal::open(&options.data_dir, boot_id(&options.proc_dir))?;
@@ -95,13 +100,8 @@ impl Agent {
         let objects = Arc::new(KubeObjects::new(client.clone(), options.node_name.clone()));
         let source = Source { component: names::AGENT_COMPONENT.to_owned(), host: Some(options.node_name.clone()) };
         let recorder = Recorder::start(client.clone(), source, cancel.clone());
-        let heartbeat = Heartbeat {
-            client: client.clone(),
-            node: options.node_name.clone(),
-            libvirt: libvirt.clone(),
-            objects: objects.clone(),
-            registers,
-        };
+        let heartbeat =
+            Heartbeat { client: client.clone(), node: options.node_name.clone(), libvirt: libvirt.clone(), registers };
         let context = Arc::new(make_context(options, state, libvirt.clone(), objects, recorder));
         let vms = context.vms.clone();
         let handle = AgentHandle { libvirt, vms, cancel, tasks: JoinSet::new(), _lock: lock };
@@ -137,6 +137,7 @@ fn make_context(
         vms: VmCache::default(),
         guard: GuardBoard::default(),
         proc_dir: options.proc_dir,
+        processes: ProcBoard::default(),
         pass_wanted: Notify::new(),
     }
 }
@@ -144,9 +145,9 @@ fn make_context(
 impl AgentHandle {
     /// Sets the agent's tasks going.
     async fn run(mut self, context: Arc<NodeContext>, heartbeat: Heartbeat, client: Client) -> Self {
-        let beaten = heartbeat.start().await;
-        if let Err(error) = &beaten {
-            warn!(%error, "the API does not take this node's heartbeat yet");
+        let registered = heartbeat.register().await;
+        if let Err(error) = &registered {
+            warn!(%error, "the API does not take this node yet");
         }
         let (changed, changes) = mpsc::unbounded_channel();
         let events = self.libvirt.events();
@@ -160,12 +161,23 @@ impl AgentHandle {
         let warm = Arc::clone(&context);
         // libvirt asks QEMU what it can do at the first question, for seconds: not while a user waits for a guest.
         self.spawn(async move { drop(warm.capabilities.machine(None).await) });
-        self.spawn(heartbeat.run(beaten.is_ok()));
+        self.keep_leases(&context, &heartbeat);
+        self.spawn(heartbeat.run(registered.is_ok()));
         self.spawn(watch);
         let (found, surveys) = mpsc::channel(1);
         self.spawn(Surveyor::new(Arc::clone(&context)).run(found));
         self.spawn(Supervisor::new(context).run(Inputs { events, changed: changes, surveys }));
         self
+    }
+
+    /// F1: our Lease, and the Node's own where there is no kubelet to renew it.
+    fn keep_leases(&mut self, context: &NodeContext, heartbeat: &Heartbeat) {
+        let objects = Arc::clone(&context.node_objects);
+        self.spawn(async move { keep_renewed("ours", || objects.renew_lease()).await });
+        if heartbeat.registers.is_some() {
+            let (client, node) = (heartbeat.client.clone(), heartbeat.node.clone());
+            self.spawn(async move { keep_renewed("the Node's", || renew_node_lease(&client, &node)).await });
+        }
     }
 
     fn spawn(&mut self, task: impl Future<Output = ()> + Send + 'static) {

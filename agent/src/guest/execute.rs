@@ -121,12 +121,7 @@ impl GuestWorker {
             Step::PrepareDisks { uid } => self.prepare_disks(seen, uid).await,
             Step::Define { uid, expect } => self.define(seen, uid, expect).await,
             Step::WriteStatus(write) => self.write_status(seen, write).await,
-            Step::JournalStart { uid, running } => {
-                if seen.look_begun.is_none_or(|begun| begun.elapsed() > LOOK_LIFE) {
-                    return Err(StepError::Changed);
-                }
-                Ok(self.looker.context.journal.start(&self.looker.key, uid, *running).await?)
-            }
+            Step::JournalStart { uid, running } => self.journal_start(seen, uid, *running).await,
             Step::JournalEnd { uid, end } => Ok(self.looker.context.journal.end(&self.looker.key, uid, end).await?),
             Step::ForgetJournal { uid } => Ok(self.looker.context.journal.forget(uid).await?),
             Step::Start { uid } => self.start(uid).await,
@@ -199,6 +194,14 @@ impl GuestWorker {
         let written = self.looker.context.guests.write_status(&vm).await?;
         self.memory.latest = Some(Arc::new(written));
         Ok(())
+    }
+
+    async fn journal_start(&mut self, seen: &Seen, uid: &str, running: bool) -> Result<(), StepError> {
+        if seen.look_begun.is_none_or(|begun| begun.elapsed() > LOOK_LIFE) {
+            return Err(StepError::Changed);
+        }
+        let known = self.memory.description.as_ref().filter(|known| known.vm_uid == uid).ok_or(StepError::Changed)?;
+        Ok(self.looker.context.journal.start(&self.looker.key, uid, known.uuid, running).await?)
     }
 
     async fn start(&mut self, uid: &str) -> Result<(), StepError> {

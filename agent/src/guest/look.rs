@@ -70,6 +70,9 @@ impl Looker {
     }
 
     async fn look_for_process(&self, uuids: Vec<Uuid>) -> ProcLook {
+        if let Some(doubt) = self.context.processes.doubt() {
+            return ProcLook::Failed(doubt);
+        }
         let directory = self.context.proc_dir.clone();
         let found = tokio::task::spawn_blocking(move || find_qemu(&directory, &uuids)).await;
         let processes = match found {

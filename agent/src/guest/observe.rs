@@ -171,9 +171,11 @@ impl GuestWorker {
         let of_vm = seen.vm.as_deref().map(|vm| firmware_uuid_of(&self.looker.context.identity, &self.looker.key, vm));
         let of_domain = seen.domain.as_ref().map(|domain| domain.uuid);
         let of_name = self.looker.context.identity.derived_uuid(&self.looker.key);
+        let started = self.looker.context.journal.firmware_uuids(&self.looker.key);
         [of_vm, of_domain, self.memory.description.as_ref().map(|known| known.uuid), Some(of_name)]
             .into_iter()
             .flatten()
+            .chain(started)
             .collect()
     }
 

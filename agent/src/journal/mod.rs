@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use plan::node::{FinalState, GuestKey, JournalFacts, StartRecord};
 use record::{Entries, Entry, Record, Start};
+use uuid::Uuid;
 
 /// Name of the file.
 const FILE: &str = "journal.jsonl";
@@ -78,6 +79,13 @@ impl Journal {
         own.map(|(uid, entry)| self.facts(uid, entry)).collect()
     }
 
+    /// Firmware UUIDs that a guest's VMs were started with: all that names a QEMU of it once object and domain are gone (E4).
+    pub fn firmware_uuids(&self, key: &GuestKey) -> Vec<Uuid> {
+        let state = self.lock();
+        let own = state.entries.values().filter(|entry| entry.key() == *key);
+        own.filter_map(|entry| entry.start.as_ref()?.firmware_uuid).collect()
+    }
+
     /// The guests that the journal knows.
     pub fn guests(&self) -> BTreeSet<GuestKey> {
         self.lock().entries.values().map(Entry::key).collect()
@@ -92,9 +100,16 @@ impl Journal {
     ///
     /// # Errors
     /// If it is not on disk.
-    pub async fn start(&self, key: &GuestKey, uid: &str, running: bool) -> Result<(), JournalError> {
+    pub async fn start(
+        &self,
+        key: &GuestKey,
+        uid: &str,
+        firmware_uuid: Uuid,
+        running: bool,
+    ) -> Result<(), JournalError> {
         let (namespace, name) = (key.namespace.clone(), key.name.clone());
-        let start = Start { boot: self.inner.boot_id.clone(), settled: running, run_id: None };
+        let boot = self.inner.boot_id.clone();
+        let start = Start { boot, settled: running, run_id: None, firmware_uuid: Some(firmware_uuid) };
         self.append(Record::Start { uid: uid.to_owned(), namespace, name, start }, true).await
     }
 

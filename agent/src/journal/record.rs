@@ -6,6 +6,7 @@ use api::v1alpha1::Phase;
 use jiff::Timestamp;
 use plan::node::{FinalState, GuestKey};
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 /// What is known, one entry a VM UID.
 pub(super) type Entries = BTreeMap<String, Entry>;
@@ -55,6 +56,9 @@ pub(super) struct Start {
     pub(super) settled: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) run_id: Option<u32>,
+    /// None in a line of a version that did not note it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) firmware_uuid: Option<Uuid>,
 }
 
 /// A final state.

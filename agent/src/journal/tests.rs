@@ -6,6 +6,8 @@ use plan::node::{FinalState, GuestKey};
 
 use super::*;
 
+const UUID: Uuid = Uuid::from_u128(7);
+
 fn key() -> GuestKey {
     GuestKey { namespace: "ns".to_owned(), name: "vm".to_owned() }
 }
@@ -26,7 +28,7 @@ fn open(directory: &Path, boot: &str) -> Journal {
 #[tokio::test]
 async fn s6_a_start_outlives_the_agent_unsettled() {
     let directory = tempfile::tempdir().unwrap();
-    open(directory.path(), "boot").start(&key(), "a", false).await.unwrap();
+    open(directory.path(), "boot").start(&key(), "a", UUID, false).await.unwrap();
     let facts = open(directory.path(), "boot").of_guest(&key());
     assert_eq!(facts.len(), 1);
     assert_eq!(facts[0].start, Some(StartRecord { this_boot: true, settled: false, run_id: None }));
@@ -36,17 +38,40 @@ async fn s6_a_start_outlives_the_agent_unsettled() {
 async fn a_settled_start_keeps_its_run_and_another_boot_is_told() {
     let directory = tempfile::tempdir().unwrap();
     let journal = open(directory.path(), "boot");
-    journal.start(&key(), "a", false).await.unwrap();
+    journal.start(&key(), "a", UUID, false).await.unwrap();
     journal.settle("a", Some(7)).await.unwrap();
     let facts = open(directory.path(), "other").of_guest(&key());
     assert_eq!(facts[0].start, Some(StartRecord { this_boot: false, settled: true, run_id: Some(7) }));
 }
 
 #[tokio::test]
+async fn e4_the_firmware_uuid_of_a_start_outlives_the_agent_until_it_is_forgotten() {
+    let directory = tempfile::tempdir().unwrap();
+    let journal = open(directory.path(), "boot");
+    journal.start(&key(), "a", UUID, false).await.unwrap();
+    journal.settle("a", Some(7)).await.unwrap();
+    let journal = open(directory.path(), "boot");
+    assert_eq!(journal.firmware_uuids(&key()), [UUID]);
+    let other = GuestKey { namespace: "ns".to_owned(), name: "other".to_owned() };
+    assert!(journal.firmware_uuids(&other).is_empty());
+    journal.forget("a").await.unwrap();
+    assert!(journal.firmware_uuids(&key()).is_empty());
+}
+
+#[tokio::test]
+async fn a_start_of_a_version_that_noted_no_uuid_is_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let line = r#"{"op":"start","uid":"a","namespace":"ns","name":"vm","boot":"boot","settled":true}"#;
+    fs::write(directory.path().join(FILE), format!("{line}\n")).unwrap();
+    let journal = open(directory.path(), "boot");
+    assert_eq!((journal.of_guest(&key()).len(), journal.firmware_uuids(&key()).len()), (1, 0));
+}
+
+#[tokio::test]
 async fn i3_a_final_state_outlives_the_agent_until_it_is_forgotten() {
     let directory = tempfile::tempdir().unwrap();
     let journal = open(directory.path(), "boot");
-    journal.start(&key(), "a", false).await.unwrap();
+    journal.start(&key(), "a", UUID, false).await.unwrap();
     journal.end(&key(), "a", &end()).await.unwrap();
     let journal = open(directory.path(), "boot");
     assert_eq!(journal.of_guest(&key())[0].end, Some(end()));
@@ -58,7 +83,7 @@ async fn i3_a_final_state_outlives_the_agent_until_it_is_forgotten() {
 async fn a_line_cut_short_by_a_crash_is_dropped_and_the_rest_kept() {
     let directory = tempfile::tempdir().unwrap();
     let journal = open(directory.path(), "boot");
-    journal.start(&key(), "a", false).await.unwrap();
+    journal.start(&key(), "a", UUID, false).await.unwrap();
     journal.end(&key(), "a", &end()).await.unwrap();
     let path = directory.path().join(FILE);
     let text = fs::read_to_string(&path).unwrap();
@@ -92,13 +117,13 @@ async fn the_file_does_not_grow_without_bound() {
 async fn half_a_line_of_a_full_disk_does_not_spoil_what_follows() {
     let directory = tempfile::tempdir().unwrap();
     let journal = open(directory.path(), "boot");
-    journal.start(&key(), "a", false).await.unwrap();
+    journal.start(&key(), "a", UUID, false).await.unwrap();
     let mut half = OpenOptions::new().append(true).open(directory.path().join(FILE)).unwrap();
     half.write_all(b"{\"start\"").unwrap();
     let whole = std::mem::replace(&mut journal.lock().file, File::options().append(true).open("/dev/full").unwrap());
     journal.end(&key(), "a", &end()).await.unwrap_err();
     journal.lock().file = whole;
-    journal.start(&key(), "b", false).await.unwrap();
+    journal.start(&key(), "b", UUID, false).await.unwrap();
     journal.end(&key(), "a", &end()).await.unwrap();
     let again = open(directory.path(), "boot");
     assert_eq!(again.of_guest(&key())[0].end, Some(end()));

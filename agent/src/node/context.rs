@@ -7,7 +7,7 @@ use events::{EventType, Notice, Recorder};
 use k8s_openapi::api::core::v1::ObjectReference;
 use tokio::sync::Notify;
 
-use super::{GuardBoard, NodeIdentity, VmCache};
+use super::{GuardBoard, NodeIdentity, ProcBoard, VmCache};
 use crate::guest::GuestDisks;
 use crate::hypervisor::{Capabilities, Hypervisor};
 use crate::journal::Journal;
@@ -29,6 +29,8 @@ pub(crate) struct NodeContext {
     pub(crate) guard: GuardBoard,
     /// Where the host's processes are shown: /proc, or a mount of the host's.
     pub(crate) proc_dir: PathBuf,
+    /// Whether what is shown there may be believed.
+    pub(crate) processes: ProcBoard,
     /// Rung for a pass over all guests.
     pub(crate) pass_wanted: Notify,
 }

@@ -1,9 +1,8 @@
 //! The node's sign of life: the Lease that fencing goes by, and the Node's label and annotation that placement goes by.
 //!
 //! The Lease says that the agent lives. Whether libvirt lives is said by label `kubevirt.io/schedulable` alone: a node whose libvirt hangs gets
-//! no new guests, and keeps the ones that it has.
+//! no new guests, and keeps the ones that it has. Each Lease is renewed by a task of its own, which nothing else that hangs can hold up.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use api::names;
@@ -12,26 +11,25 @@ use k8s_openapi::api::core::v1::Node;
 use kube::Client;
 use kube::api::{Api, Patch, PatchParams};
 use serde_json::json;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout};
 use tracing::{info, warn};
 
 use super::register::{self, NodeCapacity};
 use crate::libvirt::Libvirt;
-use crate::objects::{ApiError, NodeObjects, within};
+use crate::objects::{ApiError, within};
 
-/// How often the Lease is renewed; it expires after 40 s.
+/// How often a Lease is renewed, and how long one renewal may take; it expires after 40 s.
 const INTERVAL: Duration = Duration::from_secs(10);
 /// How often the Node is written though nothing has changed.
 const NODE_INTERVAL: Duration = Duration::from_mins(1);
 /// More calls than this unanswered past their deadline, and libvirt hangs.
 const PARKED_CALLS_OF_A_HANG: usize = 3;
 
-/// What the heartbeat needs.
+/// What the Node is told of.
 pub(crate) struct Heartbeat {
     pub(crate) client: Client,
     pub(crate) node: String,
     pub(crate) libvirt: Libvirt,
-    pub(crate) objects: Arc<dyn NodeObjects>,
     /// Set where the agent keeps the Node itself.
     pub(crate) registers: Option<NodeCapacity>,
 }
@@ -44,21 +42,20 @@ struct Written {
 }
 
 impl Heartbeat {
-    /// The first beat: registers the Node where the agent is to, and makes the Lease.
+    /// Registers the Node where the agent is to.
     ///
     /// # Errors
     /// If the API is away or refuses; [`Heartbeat::run`] goes on trying.
-    pub(crate) async fn start(&self) -> Result<(), ApiError> {
-        if let Some(capacity) = self.registers {
-            register::register(&self.client, &self.node, capacity, go_arch()).await?;
+    pub(crate) async fn register(&self) -> Result<(), ApiError> {
+        match self.registers {
+            Some(capacity) => register::register(&self.client, &self.node, capacity, go_arch()).await,
+            None => Ok(()),
         }
-        self.objects.renew_lease().await
     }
 
-    /// Beats until it is dropped. `is_registered`: [`Heartbeat::start`] has succeeded.
+    /// Beats until it is dropped. `is_registered`: [`Heartbeat::register`] has succeeded.
     pub(crate) async fn run(self, mut is_registered: bool) {
-        let mut ticks = tokio::time::interval(INTERVAL);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ticks = ticks();
         let mut written = None;
         let mut was_failing = false;
         loop {
@@ -78,14 +75,9 @@ impl Heartbeat {
     }
 
     async fn beat(&self, is_registered: &mut bool, written: &mut Option<Written>) -> Result<(), ApiError> {
-        if *is_registered {
-            self.objects.renew_lease().await?;
-        } else {
-            self.start().await?;
+        if !*is_registered {
+            self.register().await?;
             *is_registered = true;
-        }
-        if self.registers.is_some() {
-            register::renew_node_lease(&self.client, &self.node).await?;
         }
         let schedulable = self.libvirt.parked_calls() <= PARKED_CALLS_OF_A_HANG && self.libvirt.probe().await.is_ok();
         let is_current =
@@ -117,11 +109,51 @@ impl Heartbeat {
     }
 }
 
+/// Renews a Lease until it is dropped. A renewal that hangs is given up for the next.
+pub(crate) async fn keep_renewed<R: Future<Output = Result<(), ApiError>>>(lease: &'static str, renew: impl Fn() -> R) {
+    let mut ticks = ticks();
+    let mut was_failing = false;
+    loop {
+        ticks.tick().await;
+        let away = || ApiError::Away { operation: "renew", message: format!("no answer within {INTERVAL:?}") };
+        let renewed = timeout(INTERVAL, renew()).await.unwrap_or_else(|_| Err(away()));
+        match (&renewed, was_failing) {
+            (Err(error), false) => warn!(lease, %error, "the lease is not renewed; it expires after 40 s"),
+            (Ok(()), true) => info!(lease, "the lease is renewed again"),
+            _ => {}
+        }
+        was_failing = renewed.is_err();
+    }
+}
+
+fn ticks() -> Interval {
+    let mut ticks = interval(INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}
+
 /// The architecture in Kubernetes' words.
 fn go_arch() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn f1_a_renewal_that_hangs_does_not_let_the_lease_expire() {
+        let renewals = AtomicU32::new(0);
+        let renew = || async { if renewals.fetch_add(1, Ordering::SeqCst) == 1 { pending().await } else { Ok(()) } };
+        let kept = timeout(Duration::from_secs(39), keep_renewed("of a test", renew));
+        assert!(kept.await.is_err(), "it goes on for ever");
+        assert!(renewals.load(Ordering::SeqCst) >= 3, "the one that hangs is given up, and another made");
     }
 }

@@ -56,7 +56,7 @@ pub(super) async fn write_status(
 }
 
 /// Renews the Lease by which Kubernetes itself sees that a node lives.
-pub(super) async fn renew_node_lease(client: &Client, node: &str) -> Result<(), ApiError> {
+pub(crate) async fn renew_node_lease(client: &Client, node: &str) -> Result<(), ApiError> {
     const RENEW: &str = "renew the node's own lease";
     let leases: Api<Lease> = Api::namespaced(client.clone(), NODE_LEASES);
     let spec = json!({"holderIdentity": node, "leaseDurationSeconds": NODE_LEASE_SECONDS, "renewTime": MicroTime(Timestamp::now())});

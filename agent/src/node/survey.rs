@@ -1,4 +1,4 @@
-//! The full pass: lists what the node has every 30 s, which repairs whatever an event missed, and judges all orphans together (E6).
+//! The full pass: lists what the node has every 30 s, which repairs whatever an event missed, and judges all orphans together (E6), and /proc itself.
 //!
 //! Its reads may hang with libvirt or the API, so it has a task of its own, beside the one that wakes workers.
 
@@ -8,12 +8,15 @@ use std::time::Duration;
 
 use api::chain;
 use kube::ResourceExt;
-use plan::node::{GuestKey, OrphanFacts, OrphanVerdict, plan_orphans};
+use plan::node::{GuestKey, GuestRun, OrphanFacts, OrphanVerdict, judge_processes, plan_orphans};
 use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::warn;
+use uuid::Uuid;
 
 use super::{NodeContext, garbage};
+use crate::proc::find_qemu;
 
 /// How often every guest is looked at.
 const INTERVAL: Duration = Duration::from_secs(30);
@@ -26,6 +29,8 @@ const SEARCH_EVERY: u32 = 10;
 pub(crate) struct Surveyor {
     context: Arc<NodeContext>,
     passes: u32,
+    /// Runs that /proc did not show in the last pass.
+    unseen: BTreeSet<GuestRun>,
 }
 
 /// A domain of ours, as the list shows it.
@@ -34,11 +39,12 @@ struct OwnDomain {
     key: GuestKey,
     vm_uid: String,
     active: bool,
+    run: Option<GuestRun>,
 }
 
 impl Surveyor {
     pub(crate) fn new(context: Arc<NodeContext>) -> Self {
-        Self { context, passes: 0 }
+        Self { context, passes: 0, unseen: BTreeSet::new() }
     }
 
     /// Surveys until it is dropped; after each pass it sends the guests that there are.
@@ -60,6 +66,7 @@ impl Surveyor {
         keys.extend(self.context.journal.guests());
         match self.own_domains().await {
             Ok(domains) => {
+                self.judge_processes(&domains).await;
                 self.judge_orphans(&domains).await;
                 if self.passes % SEARCH_EVERY == 1 {
                     keys.extend(self.search(&domains).await);
@@ -76,9 +83,29 @@ impl Surveyor {
         let own = domains.iter().filter_map(|domain| {
             let metadata = self.context.identity.own_metadata(domain).ok()?;
             let key = GuestKey { namespace: metadata.namespace, name: metadata.name };
-            Some(OwnDomain { key, vm_uid: metadata.uid, active: domain.state.is_active() })
+            let run = domain.id.map(|run_id| GuestRun { uuid: domain.uuid, run_id });
+            Some(OwnDomain { key, vm_uid: metadata.uid, active: domain.state.is_active(), run })
         });
         Ok(own.collect())
+    }
+
+    /// Compares /proc with what libvirt says runs.
+    async fn judge_processes(&mut self, domains: &[OwnDomain]) {
+        let running: BTreeSet<GuestRun> = domains.iter().filter_map(|domain| domain.run).collect();
+        let uuids: Vec<Uuid> = running.iter().map(|run| run.uuid).collect();
+        let directory = self.context.proc_dir.clone();
+        // A look that fails tells its worker so.
+        let Ok(Ok(found)) = spawn_blocking(move || find_qemu(&directory, &uuids)).await else { return };
+        let shown = found.into_iter().map(|process| process.uuid).collect();
+        let verdict = judge_processes(&running, &shown, &self.unseen);
+        self.unseen = verdict.unseen;
+        if let Some(believed) = verdict.believed
+            && self.context.processes.post(believed.clone())
+            && let Err(message) = believed
+        {
+            warn!(message, "no guest is started or let go");
+            self.context.warn_on_node("ProcessesHidden", &message);
+        }
     }
 
     /// E6: finds the domains without their VM, by uncached reads, and posts what may become of them.

@@ -1,7 +1,7 @@
 //! Which QEMU processes live, whatever libvirt says: a look through /proc (S5, E1).
 //!
 //! libvirt starts QEMU with `-name guest=<domain>,...` and `-uuid <uuid>`. Nothing else of a command line is read, and none is logged. The
-//! directory is an argument: in a pod it is a read-only mount of the host's /proc.
+//! directory is an argument: in a pod it is a read-only mount of the host's /proc. A directory that hides processes is an error, never an all-clear.
 
 use std::fs;
 use std::io;
@@ -9,6 +9,9 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use uuid::Uuid;
+
+/// Every process's ancestor, which a /proc that hides nothing shows.
+const INIT: u32 = 1;
 
 /// A QEMU process.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,34 +24,48 @@ pub struct QemuProcess {
     pub domain: String,
 }
 
-/// /proc cannot be read.
+/// Why /proc does not tell which processes live.
 #[derive(Debug, thiserror::Error)]
-#[error("read {}", path.display())]
-pub struct ProcError {
-    /// The directory.
-    pub path: PathBuf,
-    /// Why.
-    #[source]
-    pub source: io::Error,
+pub enum ProcError {
+    /// It cannot be read.
+    #[error("read {}", path.display())]
+    Read {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Process 1 is not there: it is no /proc, or one that hides others' processes.
+    #[error(
+        "{} does not show process 1: give the host's /proc with --proc-dir, mounted without hidepid, or run the agent as root",
+        path.display()
+    )]
+    Hidden {
+        /// The directory.
+        path: PathBuf,
+    },
 }
 
 /// Finds the QEMU processes whose guest has one of these UUIDs. Blocking, some microseconds a process of the host.
 ///
 /// # Errors
-/// If the directory, or a process's command line, cannot be read: a process that is hidden from us may be the one. One that ends meanwhile is none.
+/// If the directory, or a process's command line, cannot be read, or process 1 is missing: a process that is hidden from us may be the one. One that
+/// ends meanwhile is none.
 pub fn find_qemu(proc_dir: &Path, uuids: &[Uuid]) -> Result<Vec<QemuProcess>, ProcError> {
-    let failed = |source| ProcError { path: proc_dir.to_owned(), source };
-    let mut found = Vec::new();
+    let failed = |source| ProcError::Read { path: proc_dir.to_owned(), source };
+    let (mut found, mut shows_init) = (Vec::new(), false);
     for entry in fs::read_dir(proc_dir).map_err(failed)? {
         let entry = entry.map_err(failed)?;
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        shows_init |= pid == INIT;
         match read_process(&entry.path(), pid) {
             Ok(Some(process)) if uuids.contains(&process.uuid) => found.push(process),
             Ok(_) => {}
-            Err(source) => return Err(ProcError { path: entry.path(), source }),
+            Err(source) => return Err(ProcError::Read { path: entry.path(), source }),
         }
     }
-    Ok(found)
+    if shows_init { Ok(found) } else { Err(ProcError::Hidden { path: proc_dir.to_owned() }) }
 }
 
 /// Reads one process anew.
@@ -95,6 +112,13 @@ mod tests {
 
     const UUID: &str = "5d2f1c7e-0000-4000-8000-000000000001";
 
+    /// A /proc with process 1.
+    fn proc_dir() -> tempfile::TempDir {
+        let directory = tempfile::tempdir().unwrap();
+        process(directory.path(), "1", &["init"]);
+        directory
+    }
+
     fn process(directory: &Path, pid: &str, arguments: &[&str]) {
         fs::create_dir(directory.join(pid)).unwrap();
         fs::write(directory.join(pid).join("cmdline"), arguments.join("\0")).unwrap();
@@ -102,7 +126,7 @@ mod tests {
 
     #[test]
     fn e1_a_live_qemu_is_found_by_its_uuid() {
-        let directory = tempfile::tempdir().unwrap();
+        let directory = proc_dir();
         let qemu = ["/usr/bin/qemu-system-x86_64", "-name", "guest=ns_vm,debug-threads=on", "-S", "-uuid", UUID];
         process(directory.path(), "41", &qemu);
         process(directory.path(), "42", &["sleep", UUID]);
@@ -123,8 +147,17 @@ mod tests {
     }
 
     #[test]
-    fn e1_a_process_that_cannot_be_read_is_an_error_and_one_that_ended_is_not() {
+    fn e1_a_directory_without_process_1_is_an_error_and_no_all_clear() {
         let directory = tempfile::tempdir().unwrap();
+        // What an agent that is not root sees under `hidepid=2`: its own processes.
+        process(directory.path(), "41", &["ovm-agent"]);
+        let error = find_qemu(directory.path(), &[]).unwrap_err().to_string();
+        assert!(error.contains("process 1") && error.contains("--proc-dir"), "{error}");
+    }
+
+    #[test]
+    fn e1_a_process_that_cannot_be_read_is_an_error_and_one_that_ended_is_not() {
+        let directory = proc_dir();
         fs::create_dir(directory.path().join("41")).unwrap();
         assert_eq!(find_qemu(directory.path(), &[]).unwrap(), [], "ended while it was looked at");
         // Reading a directory fails for root too, as reading another user's process does under `hidepid=1`.

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use api::v1alpha1::Phase;
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{Event, Node};
+use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 use nix::sys::signal::{Signal as UnixSignal, kill};
 use nix::unistd::Pid;
@@ -194,6 +196,64 @@ async fn a_hung_libvirtd_makes_the_node_unschedulable_and_hangs_nothing_else() {
     schedulable("true").await;
     world.delete("vm").await;
     world.wait_gone("vm").await;
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn e1_a_proc_that_hides_processes_is_told_and_starts_nothing() {
+    let Some(mut world) = World::start("e1_a_proc_that_hides_processes_is_told_and_starts_nothing").await else {
+        return;
+    };
+    world.create_bound("vm", Guest::Deaf, 0).await;
+    world.wait_phase("vm", Phase::Running).await;
+    world.stop_agent().await;
+    let proc_dir = tempfile::tempdir().unwrap();
+    world.set_proc_dir(proc_dir.path());
+    let refused = api::chain(&world.try_to_start_agent().await.unwrap_err());
+    assert!(refused.contains("process 1") && refused.contains("--proc-dir"), "{refused}");
+
+    // Another PID namespace has a process 1, too.
+    let random = "sys/kernel/random";
+    for directory in ["1", random] {
+        std::fs::create_dir_all(proc_dir.path().join(directory)).unwrap();
+    }
+    let boot_id = format!("{random}/boot_id");
+    std::fs::copy(std::path::Path::new("/proc").join(&boot_id), proc_dir.path().join(&boot_id)).unwrap();
+    world.start_agent().await;
+    wait("the administrator is told", async || {
+        // Each return of libvirt is worth a full pass.
+        world.libvirtd.restart_daemon(Signal::Term).unwrap();
+        let events: Api<Event> = Api::all(world.client.clone());
+        let told = events.list(&ListParams::default().fields("reason=ProcessesHidden")).await.unwrap().items;
+        if told.is_empty() { Err("no event".to_owned()) } else { Ok(()) }
+    })
+    .await;
+    world.create_bound("other", Guest::Deaf, 0).await;
+    world.wait_vm("other", "it says why", |vm| reason(vm, "Synchronized") == "ProcessesUnreadable").await;
+    assert_eq!(world.domain_state("other"), "", "not even defined");
+
+    world.stop_agent().await;
+    world.set_proc_dir("/proc");
+    world.start_agent().await;
+    world.wait_phase("other", Phase::Running).await;
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f1_the_lease_is_renewed_while_other_calls_hang() {
+    let Some(world) = World::start("f1_the_lease_is_renewed_while_other_calls_hang").await else { return };
+    let leases: Api<Lease> = Api::namespaced(world.client.clone(), api::names::SYSTEM_NAMESPACE);
+    let renewed = async || leases.get_opt(NODE).await.unwrap().and_then(|lease| lease.spec?.renew_time);
+    world.hang_nodes();
+    // Three in a row: the first, one before the beat hangs, and one beside it.
+    let mut before = renewed().await;
+    for _ in 0..3 {
+        before = wait("the Lease is renewed", async || match renewed().await {
+            is if is == before => Err(format!("{is:?}")),
+            is => Ok(is),
+        })
+        .await;
+    }
     world.end().await;
 }
 

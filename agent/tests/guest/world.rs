@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use agent::images::ImageStore;
-use agent::{Agent, AgentHandle, AgentOptions};
+use agent::{Agent, AgentHandle, AgentOptions, StartError};
 use api::names;
 use api::v1alpha1::{Phase, VirtualMachine};
 use apiserver::{ApiServer, LocalService, Options, User};
@@ -63,11 +63,12 @@ impl Guest {
     }
 }
 
-/// A way to the API server that can be cut.
+/// A way to the API server that can be cut, or lose every call about Nodes.
 #[derive(Clone)]
 struct Wire {
     service: LocalService,
     cut: Arc<AtomicBool>,
+    nodes_hang: Arc<AtomicBool>,
 }
 
 impl tower::Service<http::Request<kube::client::Body>> for Wire {
@@ -82,6 +83,9 @@ impl tower::Service<http::Request<kube::client::Body>> for Wire {
     fn call(&mut self, request: http::Request<kube::client::Body>) -> Self::Future {
         if self.cut.load(Ordering::SeqCst) {
             return Box::pin(async { Err(std::io::Error::other("the wire is cut")) });
+        }
+        if self.nodes_hang.load(Ordering::SeqCst) && request.uri().path().starts_with("/api/v1/nodes") {
+            return Box::pin(std::future::pending());
         }
         let answer = self.service.call(request);
         Box::pin(async move { Ok(answer.await.expect("the service never fails")) })
@@ -114,7 +118,8 @@ impl World {
         options.custom_resources = api::crd::all();
         let server = ApiServer::open(options).await.unwrap();
         let client = Client::new(server.local_service(User::system("system:test")), "default");
-        let wire = Wire { service: server.local_service(User::system("system:agent")), cut: Arc::default() };
+        let service = server.local_service(User::system("system:agent"));
+        let wire = Wire { service, cut: Arc::default(), nodes_hang: Arc::default() };
         let options = AgentOptions {
             libvirt_uri: libvirtd.uri(),
             emulation: Emulation::Always,
@@ -148,10 +153,20 @@ impl World {
     }
 
     pub(crate) async fn start_agent(&mut self) {
+        self.try_to_start_agent().await.unwrap();
+    }
+
+    pub(crate) async fn try_to_start_agent(&mut self) -> Result<(), StartError> {
         let cancel = CancellationToken::new();
         let client = Client::new(self.wire.clone(), "default");
-        let handle = Agent::start(self.options.clone(), client, cancel.clone()).await.unwrap();
+        let handle = Agent::start(self.options.clone(), client, cancel.clone()).await?;
         self.agent = Some((handle, cancel));
+        Ok(())
+    }
+
+    /// Where the next agent sees processes.
+    pub(crate) fn set_proc_dir(&mut self, directory: impl Into<PathBuf>) {
+        self.options.proc_dir = directory.into();
     }
 
     /// Starts the agent without an API: it has to know what it was told before.
@@ -174,6 +189,11 @@ impl World {
     /// Cuts the agent off from the API, or lets it back.
     pub(crate) fn cut_api(&self, cut: bool) {
         self.wire.cut.store(cut, Ordering::SeqCst);
+    }
+
+    /// Calls about Nodes are never answered from now on.
+    pub(crate) fn hang_nodes(&self) {
+        self.wire.nodes_hang.store(true, Ordering::SeqCst);
     }
 
     pub(crate) fn data_dir(&self) -> PathBuf {

@@ -14,6 +14,9 @@ use super::{
 /// A start that libvirt is still making is looked at again after this time, should its event be lost.
 const STARTING_RECHECK: Duration = Duration::from_secs(2);
 
+/// A libvirt that did not answer is asked again after this time. An answer of `unknown` may have been one slow call, for which no event comes.
+const LIBVIRT_RETRY: Duration = Duration::from_secs(5);
+
 /// Decides for one guest.
 pub fn plan_guest(now: Timestamp, desired: &DesiredGuest, observed: &ObservedGuest) -> NodePlan {
     let guest = Guest { now, desired, observed };
@@ -21,7 +24,7 @@ pub fn plan_guest(now: Timestamp, desired: &DesiredGuest, observed: &ObservedGue
         return wait;
     }
     match (&observed.slot, guest.vm()) {
-        (DomainSlot::Unknown, _) => NodePlan::wait("LibvirtAway", "libvirt does not answer"),
+        (DomainSlot::Unknown, _) => NodePlan::retry("LibvirtAway", "libvirt does not answer", LIBVIRT_RETRY),
         (DomainSlot::Ours(domain), Some(vm)) if vm.uid == domain.vm_uid => guest.plan_own(domain, vm),
         (DomainSlot::Ours(domain), _) => stop::plan_orphan(&guest, domain),
         (DomainSlot::Free | DomainSlot::Foreign(_), Some(vm)) if vm.is_bound_to(&observed.node_name) => {

@@ -17,6 +17,7 @@ mod guest;
 mod lifecycle;
 mod observed;
 mod orphans;
+mod processes;
 mod start;
 mod status;
 mod step;
@@ -34,4 +35,5 @@ pub use observed::{
     ShutOffReason, StartRecord, Trouble,
 };
 pub use orphans::{OrphanFacts, OrphanVerdict, plan_orphans};
+pub use processes::{GuestRun, ProcVerdict, judge_processes};
 pub use step::{EventType, FinalState, GuestEvent, Look, NodePlan, Report, StatusWrite, Step};

@@ -78,7 +78,7 @@ fn prerequisites(guest: &Guest<'_>, vm: &VmFacts) -> Result<AbiStatus, NodePlan>
         return Err(blocked(guest, vm, &trouble.reason, &trouble.message, left));
     }
     match (&guest.observed.slot, &guest.observed.wanted_abi) {
-        (_, None) => Err(NodePlan::wait("LibvirtAway", "libvirt's capabilities are not known yet")),
+        (_, None) => Err(NodePlan::retry("LibvirtAway", "libvirt's capabilities are not known yet", OBSTACLE_RETRY)),
         (_, Some(Err(trouble))) => Err(blocked(guest, vm, &trouble.reason, &trouble.message, OBSTACLE_RETRY)),
         // Defined already: what libvirt settled counts, not what was asked for.
         (DomainSlot::Ours(domain), Some(Ok(_))) => Ok(domain.abi.clone()),

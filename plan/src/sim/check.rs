@@ -46,7 +46,8 @@ fn note_wrong_fences(world: &mut World) {
         let connected = world.is_connected(node);
         let renewed = world.api.renewed.get(node).copied().unwrap_or_default();
         let silent = world.now.saturating_sub(renewed) >= LEASE_EXPIRY;
-        let runs = !host.processes.is_empty() || world.agents.get(node).is_some_and(Agent::is_starting);
+        let starts = world.agents.get(node).is_some_and(Agent::is_starting) || !host.late_starts.is_empty();
+        let runs = !host.processes.is_empty() || starts;
         if host.powered && !in_service && silent && runs {
             world.ledger.wrongly_fenced.insert(node.clone());
         } else if world.ledger.wrongly_fenced.contains(node) && connected && in_service {

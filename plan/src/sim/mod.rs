@@ -75,6 +75,8 @@ struct Lies {
     homes_from_cache: bool,
     /// S6: every journalled start looks settled.
     starts_settled: bool,
+    /// S6 to the letter of its first words: a guest that runs looks off until its start is settled.
+    unsettled_runs_look_off: bool,
     /// S5: the journal shows no starts.
     journal_without_starts: bool,
     /// E5, D3: OVMs show controllers no placement.

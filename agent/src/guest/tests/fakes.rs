@@ -274,6 +274,11 @@ impl FakeApi {
         lock(&self.vm).clone()
     }
 
+    /// The object is gone, whatever held it.
+    pub(super) fn lose(&self) {
+        *lock(&self.vm) = None;
+    }
+
     /// Somebody else changes the VM.
     pub(super) fn edit(&self, edit: impl FnOnce(&mut VirtualMachine)) {
         if let Some(vm) = lock(&self.vm).as_mut() {

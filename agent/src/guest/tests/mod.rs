@@ -21,10 +21,10 @@ use uuid::Uuid;
 use super::execute::StepError;
 use super::look::Reads;
 use super::{Bell, GuestWorker};
-use crate::hypervisor::{Capabilities, Hypervisor};
+use crate::hypervisor::{Capabilities, DomainChange, Hypervisor};
 use crate::journal::Journal;
 use crate::libvirt::{DomainState, ShutOffReason};
-use crate::node::{GuardBoard, NodeContext, NodeIdentity, VmCache};
+use crate::node::{GuardBoard, NodeContext, NodeIdentity, ProcBoard, VmCache};
 use fakes::{FakeApi, FakeDisks, FakeHypervisor, Fuse, NextStart, lock};
 
 const DOMAIN: &str = "ns_vm";
@@ -68,7 +68,7 @@ impl World {
     /// A new agent's worker: it knows what is on disk, and sees the VM as it is now.
     fn worker(&self) -> GuestWorker {
         let proc_dir = self.directory.path().join("proc");
-        std::fs::create_dir_all(&proc_dir).unwrap();
+        std::fs::create_dir_all(proc_dir.join("1")).unwrap();
         let vms = VmCache::default();
         self.api.vm().map(|vm| vms.insert(vm));
         let hypervisor: Arc<dyn Hypervisor> = self.hypervisor.clone();
@@ -85,6 +85,7 @@ impl World {
             vms,
             guard: GuardBoard::default(),
             proc_dir,
+            processes: ProcBoard::default(),
             pass_wanted: Notify::new(),
         };
         let key = GuestKey { namespace: "ns".to_owned(), name: "vm".to_owned() };
@@ -138,7 +139,11 @@ async fn a_guest_is_started_once_reported_and_let_go() {
 async fn s4_a_look_that_the_disks_outlasted_starts_nothing() {
     let world = World::new();
     let mut worker = world.worker();
-    let step = Step::JournalStart { uid: UID.to_owned(), running: false };
+    let seen = worker.observe(Reads::default()).await;
+    let (uid, expect) = (UID.to_owned(), seen.observed.wanted_abi.clone().unwrap().unwrap());
+    worker.execute_step(&seen, &Step::PrepareDisks { uid: uid.clone() }).await.unwrap();
+    worker.execute_step(&seen, &Step::Define { uid: uid.clone(), expect }).await.unwrap();
+    let step = Step::JournalStart { uid, running: false };
     let begun = Instant::now();
     let seen = worker.observe(Reads { begun: begun.checked_sub(Duration::from_secs(30)), ..Reads::default() }).await;
     assert!(matches!(worker.execute_step(&seen, &step).await, Err(StepError::Changed)));
@@ -276,4 +281,39 @@ async fn no_api_no_start() {
     *lock(&world.api.away) = false;
     world.settle(&mut worker).await;
     assert_eq!(world.phase(), Some(Phase::Running));
+}
+
+/// E4: what names a QEMU once its object and its domain are gone.
+#[tokio::test]
+async fn e4_a_uuid_of_the_spec_is_known_after_object_domain_and_agent_are_gone() {
+    let world = World::new();
+    let uuid = Uuid::from_u128(0x5d2f_1c7e_0000_4000_8000_0000_0000_00ff);
+    world.api.edit(|vm| {
+        let firmware = api::v1alpha1::Firmware { uuid: Some(uuid.to_string()) };
+        vm.spec.domain.firmware = Some(firmware);
+    });
+    world.settle(&mut world.worker()).await;
+    assert!(world.is_running());
+    world.hypervisor.change(uuid, DomainChange::Undefine).await.unwrap();
+    world.api.lose();
+    let mut worker = world.worker();
+    let seen = worker.observe(Reads::default()).await;
+    assert!(worker.uuids_of(&seen).contains(&uuid));
+}
+
+#[tokio::test]
+async fn s5_nothing_is_started_while_the_processes_shown_are_not_believed() {
+    let world = World::new();
+    let mut worker = world.worker();
+    worker.looker.context.processes.post(Err("another host's /proc".to_owned()));
+    assert!(world.settle(&mut worker).await.is_some(), "it is tried again");
+    assert_eq!(world.starts(), 0);
+    let conditions = world.api.vm().unwrap().status.unwrap().conditions;
+    let told = conditions
+        .iter()
+        .any(|condition| condition.message.as_deref().is_some_and(|message| message.contains("another host's /proc")));
+    assert!(told, "{conditions:?}");
+    worker.looker.context.processes.post(Ok(()));
+    world.settle(&mut world.worker()).await;
+    assert_eq!(world.starts(), 1);
 }

@@ -281,6 +281,8 @@ fn nothing_is_done_while_libvirt_is_away() {
     for mut world in [World::running(), World::running().deleting(), World::scheduled(), World::running().without_vm()]
     {
         world.observed.slot = DomainSlot::Unknown;
-        assert_eq!(names(&world.plan()), [""; 0]);
+        let plan = world.plan();
+        assert_eq!(names(&plan), [""; 0]);
+        assert!(plan.requeue.is_some_and(|delay| delay < Duration::from_secs(30)), "asked again before the full pass");
     }
 }

@@ -102,7 +102,14 @@ pub(super) fn observe(
     let slot = match domain {
         _ if !host.libvirt_up => DomainSlot::Unknown,
         None => DomainSlot::Free,
-        Some(domain) => DomainSlot::Ours(Box::new(domain_facts(domain))),
+        Some(domain) => {
+            let mut facts = domain_facts(domain);
+            let start = host.journal.get(&facts.vm_uid).and_then(|entry| entry.start);
+            if lies.unsettled_runs_look_off && start.is_some_and(|start| !start.settled) {
+                facts.state = DomainState::ShutOff(domain.reason);
+            }
+            DomainSlot::Ours(Box::new(facts))
+        }
     };
     let uid = vm.map(|vm| vm.uid.as_str()).or_else(|| domain.map(|domain| domain.definition.vm_uid.as_str()));
     turn_to(agent.memory(key), uid);

@@ -1,6 +1,8 @@
 //! Rows about fencing (F1, F2, S4, E6).
 
 use super::super::Lies;
+use super::super::agent::{AgentFate, StartFate};
+use super::super::chaos::fire_late_start;
 use super::super::world::key;
 use super::stage::Stage;
 use super::{breaks, holds};
@@ -114,6 +116,44 @@ fn wrong_fence_node_returns_with_more_than_three_guests() {
     let lies = Lies { successors_hidden: true, ..Lies::default() };
     breaks(lies, wrong_fence_of_four, "kept running beside their successors");
     breaks(lies, wrong_fence_of_four, "definitions block successors");
+}
+
+/// Nodes fenced while libvirt's start calls hang there: nothing runs that the administrator could see, and the calls fire late. That is F3.
+fn fenced_while_starts_hang(stage: &mut Stage) {
+    for name in FOUR {
+        stage.bound_to("n1", name);
+        stage.agent_before("n1", name, |step| matches!(step, NodeStep::Start { .. }));
+        stage.step_agent("n1", name, AgentFate { start: StartFate::Hangs, ..AgentFate::default() });
+    }
+    stage.host("n1").api_reachable = false;
+    stage.wait(60, &["n2"]);
+    stage.taint("n1", true);
+    stage.act(&[0, 1], &["n2"]);
+    stage.wait(15, &["n2"]);
+    stage.act(&[0, 1], &["n2"]);
+    let moved = stage.host("n2").processes.clone();
+    stage.require(moved.len() == FOUR.len(), "the successors do not run");
+    for _ in FOUR {
+        fire_late_start(&mut stage.world, "n1", true);
+    }
+    let late = stage.host("n1").processes.len() == FOUR.len();
+    stage.require(late, "the late starts do not fire");
+    stage.host("n1").api_reachable = true;
+    stage.taint("n1", false);
+    stage.lie();
+    stage.act(&[], &["n1"]);
+    let gone = stage.host("n1").processes.is_empty();
+    stage.require(gone, "kept running beside their successors");
+    let kept = stage.host("n2").processes == moved;
+    stage.require(kept, "a successor is ended");
+    stage.peace();
+}
+
+#[test]
+fn node_fenced_while_start_calls_hang() {
+    holds(fenced_while_starts_hang);
+    let lies = Lies { successors_hidden: true, ..Lies::default() };
+    breaks(lies, fenced_while_starts_hang, "kept running beside their successors");
 }
 
 /// I6, not in the table: every object of a node is lost at once, by no fault of its guests.

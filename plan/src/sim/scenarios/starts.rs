@@ -83,6 +83,63 @@ fn start_call_hangs_and_fires_after_the_successor_was_defined() {
     breaks(Lies { starts_settled: true, ..Lies::default() }, late_start, "S6: the wrong VM runs");
 }
 
+/// Agent killed between libvirt's answer to the start and noting it: the guest runs, and nobody can say whether another call is under way.
+fn killed_in_a_start(stage: &mut Stage) {
+    stage.bound_to("n1", "a");
+    stage.agent_before("n1", "a", |step| matches!(step, Step::Start { .. }));
+    stage.step_agent("n1", "a", AgentFate { start: StartFate::AgentDies, ..AgentFate::default() });
+    let first = stage.host("n1").process_of(&key("a")).map(|(pid, _)| pid);
+    stage.require(first.is_some(), "the guest does not run");
+    let newest = stage.world.api.version();
+    stage.start_agent("n1", newest);
+    stage.lie();
+    stage.act(&[0, 1], &["n1", "n2"]);
+    let now = stage.host("n1").process_of(&key("a")).map(|(pid, _)| pid);
+    stage.require(now == first, "I5: the guest was ended for its agent's death");
+    // Its end is still reported as it was.
+    stage.host("n1").end(first.unwrap_or_default(), End::PoweredOff);
+    stage.agent("n1", "a");
+    stage.peace();
+}
+
+#[test]
+fn agent_killed_in_a_start_and_the_guest_runs() {
+    holds(killed_in_a_start);
+    breaks(Lies { unsettled_runs_look_off: true, ..Lies::default() }, killed_in_a_start, "I5: the guest was ended");
+}
+
+/// Start call hangs, somebody else starts the domain meanwhile, and that guest ends: the call may still fire.
+fn started_by_others_while_a_call_hangs(stage: &mut Stage) {
+    stage.bound_to("n1", "a");
+    stage.cordon("n2", true);
+    stage.agent_before("n1", "a", |step| matches!(step, Step::Start { .. }));
+    stage.step_agent("n1", "a", AgentFate { start: StartFate::Hangs, ..AgentFate::default() });
+    stage.host("n1").start(&key("a"), true);
+    stage.agent("n1", "a");
+    let runs = stage.host("n1").process_of(&key("a")).map_or(0, |(pid, _)| pid);
+    stage.require(runs != 0, "the guest does not run");
+    stage.delete_vm("a");
+    stage.lie();
+    stage.act(&[], &["n1"]);
+    let gone = !stage.world.api.state.vms.contains_key(&key("a"));
+    stage.require(gone, "the VM is not let go");
+    stage.act(&[0, 1], &[]);
+    let defined = stage.agent_before("n1", "a", |step| matches!(step, Step::JournalStart { .. }));
+    stage.require(defined, "the successor is not defined");
+    fire_late_start(&mut stage.world, "n1", true);
+    stage.peace();
+}
+
+#[test]
+fn guest_runs_and_ends_while_its_start_call_hangs() {
+    holds(started_by_others_while_a_call_hangs);
+    breaks(
+        Lies { starts_settled: true, ..Lies::default() },
+        started_by_others_while_a_call_hangs,
+        "S6: the wrong VM runs",
+    );
+}
+
 /// Finalizer stripped from a VM not being deleted and not started.
 fn stripped_before_its_start(stage: &mut Stage) {
     stage.bound_to("n1", "a");
