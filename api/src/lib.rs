@@ -7,6 +7,7 @@ pub mod crd;
 mod error_chain;
 pub mod names;
 pub mod quantity;
+pub mod subresources;
 pub mod v1alpha1;
 pub mod validated;
 

@@ -30,6 +30,22 @@ pub const OUT_OF_SERVICE_TAINT: &str = "node.kubernetes.io/out-of-service";
 pub const RESERVED_FOR_GUESTS_ANNOTATION: &str = "kubevirt.io/reserved-memory";
 /// Namespace that holds our Leases, one a node, named after it.
 pub const SYSTEM_NAMESPACE: &str = "kubevirt-system";
+/// The controller's own name: of its Service, its ValidatingWebhookConfiguration and, as common name, its client certificate.
+pub const CONTROLLER_NAME: &str = "ovm-controller";
+/// Secret in our namespace with the controller's keys and certificates. Only the controller reads it.
+pub const TLS_SECRET: &str = "ovm-controller-tls";
+/// ConfigMap in our namespace with the authorities that sign the controller's certificates, under [`CA_KEY`]. The controller writes it.
+pub const CA_CONFIG_MAP: &str = "ovm-controller-ca";
+/// Key of the authorities' certificates (PEM, one or more) in [`CA_CONFIG_MAP`] and [`TLS_SECRET`].
+pub const CA_KEY: &str = "ca.crt";
+/// Annotation on a node's Lease of ours: `IP:PORT` at which its agent serves consoles. Its agent writes it.
+pub const AGENT_ADDRESS_ANNOTATION: &str = "kubevirt.io/agent-address";
+/// Annotation on a node's Lease of ours: the certificate (PEM) that its agent shows there. Its agent writes it.
+pub const AGENT_CERTIFICATE_ANNOTATION: &str = "kubevirt.io/agent-certificate";
+/// The name in every agent's certificate. Which agent it is, is told by the certificate itself.
+pub const AGENT_TLS_NAME: &str = "ovm-agent";
+/// What a token of a pod says about its node, in the user's extra attributes.
+pub const NODE_NAME_CLAIM: &str = "authentication.kubernetes.io/node-name";
 
 /// Annotation on a VirtualMachine that outlives its OfflineVirtualMachine: that one's UID. Written before the OfflineVirtualMachine is let go,
 /// so that an adoption decided before finds a changed VirtualMachine and fails (D3).

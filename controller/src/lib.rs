@@ -5,7 +5,8 @@
 //! Leases  -> expiry -> keys that live on the node
 //! ```
 //! One task at a time works on one namespace and name; what to do is decided in `plan::cluster` alone. [`run`] is the entry for the
-//! `ovm-controller` binary and for `ovm-standalone`; [`console`] is the subresource API, which `ovm-standalone` mounts.
+//! `ovm-controller` binary and for `ovm-standalone`; [`console`] is the subresource API, which `ovm-standalone` mounts and [`serve`] offers to a
+//! cluster's API server.
 
 pub mod console;
 
@@ -19,6 +20,8 @@ mod observe;
 mod options;
 mod queue;
 mod reconcile;
+mod refusal;
+pub mod serve;
 mod watch;
 
 use kube::Client;

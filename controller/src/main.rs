@@ -1,10 +1,12 @@
 //! `ovm-controller`: the controller for a cluster.
 
 use api::chain;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::Parser;
+use controller::serve::Server;
 use controller::{ControllerOptions, NicModel, run};
 use domain_xml::Network;
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -29,6 +31,9 @@ struct Flags {
     /// Model of the guests' network card, such as e1000 or virtio.
     #[arg(long, env = "OVM_NIC_MODEL", value_name = "MODEL", default_value_t)]
     nic_model: NicModel,
+    /// Serve the webhook and the aggregated API (consoles, displays, user data) over TLS here. Without it: not at all.
+    #[arg(long, env = "OVM_LISTEN", value_name = "ADDR:PORT")]
+    listen: Option<SocketAddr>,
     /// What to log: error, warn, info, debug, or a filter such as controller=debug,info.
     #[arg(long, env = "OVM_LOG", default_value = DEFAULT_LOG)]
     log: String,
@@ -51,6 +56,10 @@ async fn serve(flags: Flags) -> anyhow::Result<()> {
     let client = Client::try_from(config).context("make a client from the kubeconfig")?;
     let cancel = CancellationToken::new();
     tokio::spawn(cancel_on_signal(cancel.clone())?);
+    if let Some(address) = flags.listen {
+        let server = Server::bind(address).await?;
+        tokio::spawn(server.run(client.clone(), cancel.clone()));
+    }
     let options = ControllerOptions { network: flags.network, nic_model: flags.nic_model };
     run(options, client, cancel).await.with_context(|| format!("cannot work with the API server at {server}"))
 }

@@ -134,7 +134,7 @@ pub fn validate(kind: &str, new: &Value, old: Option<&Value>) -> Vec<Cause> {
 }
 
 fn parse<K: serde::de::DeserializeOwned>(value: &Value) -> Result<K, Cause> {
-    serde_json::from_value(value.clone()).map_err(|error| Cause {
+    K::deserialize(value).map_err(|error| Cause {
         reason: FIELD_VALUE_INVALID,
         message: format!("the object cannot be read: {error}"),
         field: "spec".to_owned(),

@@ -9,13 +9,13 @@ use http::header::{
 use http::{HeaderMap, HeaderName, StatusCode};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use super::Refusal;
+use super::PlainRefusal;
 
 /// The one subprotocol that we speak. It is accepted, not asked for.
 const SUBPROTOCOL: &str = "plain.kubevirt.io";
 
 /// The answer that switches protocols.
-pub(super) fn accept(headers: &HeaderMap) -> Result<Response, Refusal> {
+pub(super) fn accept(headers: &HeaderMap) -> Result<Response, PlainRefusal> {
     let refuse = |what: &str| {
         (StatusCode::BAD_REQUEST, format!("{what}; connect with a websocket client, such as virtctl console"))
     };

@@ -1,14 +1,18 @@
-//! The subresource API `subresources.kubevirt.io/v1alpha1`: a guest's serial console and VNC over a websocket.
+//! The subresource API `subresources.kubevirt.io/v1alpha1`: a guest's serial console and VNC over a websocket, and a VM's user data for its node's
+//! agent.
 //!
-//! Who may connect is decided by the API server in front of this. Before the upgrade every answer is plain text, as clients of KubeVirt
-//! v0.5.0 expect it.
+//! Who asks is settled in front of this: by the embedded API server, or by `serve` for a cluster's. Before the upgrade every answer is plain
+//! text, as clients of KubeVirt v0.5.0 expect it.
 
 mod bridge;
 mod handshake;
+mod user_data;
 
 use api::chain;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use api::subresources::SUBRESOURCES;
 use api::v1alpha1::{Phase, VirtualMachine};
 use axum::Router;
 use axum::body::Body;
@@ -27,6 +31,19 @@ const VM_PATH: &str = "/apis/subresources.kubevirt.io/v1alpha1/namespaces/{names
 /// Path of the version.
 const VERSION_PATH: &str = "/apis/subresources.kubevirt.io/v1alpha1";
 
+/// Who asks. Every request to [`router`] carries one as an extension.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Caller {
+    /// User name.
+    pub user: String,
+    /// UID of the user, where users have one.
+    pub uid: Option<String>,
+    /// Groups of the user.
+    pub groups: Vec<String>,
+    /// Further attributes, such as the node of the pod that a token was made for.
+    pub extra: BTreeMap<String, Vec<String>>,
+}
+
 /// A guest, down to the VM object that the caller was let in for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GuestRef {
@@ -36,6 +53,8 @@ pub struct GuestRef {
     pub name: String,
     /// UID of the VM. A guest of another UID must not be opened.
     pub uid: String,
+    /// The node that it runs on.
+    pub node: String,
 }
 
 /// What of a guest is opened.
@@ -70,6 +89,25 @@ pub enum ConsoleError {
     /// It runs, but the channel could not be opened.
     #[error("open the guest's channel")]
     Open(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The agent of the guest's node cannot be reached.
+    #[error("reach the agent of node {node}")]
+    Unreachable {
+        /// The node.
+        node: String,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+impl ConsoleError {
+    /// What a client is told: whether to come again is what it wants to know.
+    fn code(&self) -> StatusCode {
+        match self {
+            Self::Unreachable { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NotRunning | Self::Open(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
 }
 
 #[derive(Clone)]
@@ -83,6 +121,7 @@ pub fn router(client: Client, guests: Arc<dyn GuestConsole>) -> Router {
     Router::new()
         .route(&format!("{VM_PATH}/console"), get(console))
         .route(&format!("{VM_PATH}/vnc"), get(vnc))
+        .route(&format!("{VM_PATH}/userdata"), get(user_data::get))
         .route(&format!("{VM_PATH}/test"), get(StatusCode::OK))
         .route(&format!("{VERSION_PATH}/test"), get(StatusCode::OK))
         .with_state(Service { client, guests })
@@ -91,7 +130,7 @@ pub fn router(client: Client, guests: Arc<dyn GuestConsole>) -> Router {
 /// The `resources` of the version's discovery document.
 pub fn resources() -> Vec<serde_json::Value> {
     let resource = |name: &str| serde_json::json!({"name": name, "singularName": "", "namespaced": true, "kind": "VirtualMachine", "verbs": ["get"]});
-    ["virtualmachines/console", "virtualmachines/vnc", "virtualmachines/test"].map(resource).to_vec()
+    SUBRESOURCES.map(|subresource| resource(&format!("virtualmachines/{subresource}"))).to_vec()
 }
 
 async fn console(
@@ -111,7 +150,7 @@ async fn vnc(
 }
 
 /// A refusal: status and plain text.
-type Refusal = (StatusCode, String);
+type PlainRefusal = (StatusCode, String);
 
 impl Service {
     async fn connect(
@@ -119,13 +158,13 @@ impl Service {
         (namespace, name): (String, String),
         channel: Channel,
         mut request: http::Request<Body>,
-    ) -> Result<Response, Refusal> {
+    ) -> Result<Response, PlainRefusal> {
         let guest = self.running_guest(namespace, name).await?;
         let accepted = handshake::accept(request.headers())?;
         let stream = self.guests.open(guest.clone(), channel).await.map_err(|error| {
             let text =
                 format!("Unable to connect to VM {} in namespace {}: {}", guest.name, guest.namespace, chain(&error));
-            (StatusCode::INTERNAL_SERVER_ERROR, text)
+            (error.code(), text)
         })?;
         let upgrade = hyper::upgrade::on(&mut request);
         tokio::spawn(async move {
@@ -138,7 +177,7 @@ impl Service {
     }
 
     /// The guest, if its VM exists and runs.
-    async fn running_guest(&self, namespace: String, name: String) -> Result<GuestRef, Refusal> {
+    async fn running_guest(&self, namespace: String, name: String) -> Result<GuestRef, PlainRefusal> {
         let vms = Api::<VirtualMachine>::namespaced(self.client.clone(), &namespace);
         let vm = vms.get_opt(&name).await.map_err(|error| {
             (
@@ -149,12 +188,14 @@ impl Service {
         let Some(vm) = vm else {
             return Err((StatusCode::NOT_FOUND, format!("VM {name} in namespace {namespace} not found.")));
         };
-        let phase = vm.status.and_then(|status| status.phase).unwrap_or_default();
+        let status = vm.status.unwrap_or_default();
+        let phase = status.phase.unwrap_or_default();
         if phase != Phase::Running {
             let text = format!("Unable to connect to VM because phase is {} instead of Running", phase.as_str());
             return Err((StatusCode::BAD_REQUEST, text));
         }
-        Ok(GuestRef { namespace, name, uid: vm.metadata.uid.unwrap_or_default() })
+        let (uid, node) = (vm.metadata.uid.unwrap_or_default(), status.node_name.unwrap_or_default());
+        Ok(GuestRef { namespace, name, uid, node })
     }
 }
 

@@ -1,0 +1,73 @@
+//! What the controller serves to the cluster over TLS, in every replica, leader or not: the validating webhook, and the aggregated API
+//! `subresources.kubevirt.io/v1alpha1` with consoles, displays and user data.
+//!
+//! ```text
+//! API server ─► /validate ───────────────────────────► api::admission
+//! API server ─► /apis/... ─► front_proxy: is it really the API server? ─► authorize: may that user? ─► console ─► agents ─► the node's agent
+//!                                                                                                  └► user data (Secrets)
+//! ```
+//! Nothing that the controller reconciles depends on this: with it gone, guests run and end as they should.
+
+mod agents;
+mod authorize;
+mod certificates;
+mod connection;
+mod discovery;
+mod front_proxy;
+mod router;
+mod tls;
+mod webhook;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use kube::Client;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use agents::Agents;
+
+/// The address cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("listen on {address}")]
+pub struct ListenError {
+    /// The address.
+    pub address: SocketAddr,
+    /// Why.
+    #[source]
+    pub source: std::io::Error,
+}
+
+/// A bound server, which does not serve yet.
+#[derive(Debug)]
+pub struct Server {
+    listener: TcpListener,
+}
+
+impl Server {
+    /// Binds the address; port 0 takes a free one.
+    ///
+    /// # Errors
+    /// When it cannot be bound.
+    pub async fn bind(address: SocketAddr) -> Result<Self, ListenError> {
+        let listener = TcpListener::bind(address).await.map_err(|source| ListenError { address, source })?;
+        Ok(Self { listener })
+    }
+
+    /// Serves until `cancel`. Connections are taken once there is a certificate, which a cluster that is away delays.
+    pub async fn run(self, client: Client, cancel: CancellationToken) {
+        let (shown, material) = watch::channel(None);
+        let (believed, front_proxy) = watch::channel(None);
+        let agents = Arc::new(Agents::new(client.clone(), material.clone()));
+        let router = router::make(client.clone(), agents, front_proxy);
+        let serving = async {
+            tokio::join!(
+                certificates::keep(client.clone(), shown),
+                front_proxy::follow(client, believed),
+                connection::serve(self.listener, router, material, cancel.clone()),
+            )
+        };
+        Box::pin(cancel.run_until_cancelled(serving)).await;
+    }
+}
