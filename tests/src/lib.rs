@@ -3,6 +3,7 @@
 //! - [`stack`]: everything that one scenario needs, started for it and ended with it
 //! - [`boot_sector`]: guests of 512 bytes
 //! - [`libvirtd`]: a libvirtd for one test, apart from the host's
+//! - [`small_disk`]: a file system that is soon full
 //! - [`standalone`]: `ovm-standalone` as a child process
 //! - [`kube`]: a real Kubernetes
 //! - [`client`], [`console`], [`watch`]: kubectl and virtctl as a user runs them
@@ -19,6 +20,7 @@ pub mod kube;
 pub mod libvirtd;
 pub mod machines;
 pub mod programs;
+pub mod small_disk;
 pub mod stack;
 pub mod standalone;
 pub mod wait;

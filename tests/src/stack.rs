@@ -75,10 +75,22 @@ impl Stack {
     /// When one of them does not come up in time.
     pub fn start() -> Result<Self> {
         let libvirtd = PrivateLibvirtd::start()?;
-        let base = libvirtd.directory();
-        let home = base.join("home");
+        let data = libvirtd.directory().join("data");
+        Self::start_on(libvirtd, &data)
+    }
+
+    /// Starts libvirtd and the server, which keeps its data in a directory of the caller's.
+    ///
+    /// # Errors
+    /// When one of them does not come up in time.
+    pub fn start_at(data: &Path) -> Result<Self> {
+        Self::start_on(PrivateLibvirtd::start()?, data)
+    }
+
+    fn start_on(libvirtd: PrivateLibvirtd, data: &Path) -> Result<Self> {
+        let home = libvirtd.directory().join("home");
         fs::create_dir(&home).context("make the user's home")?;
-        let server = Standalone::start(&base.join("data"), &libvirtd.uri())?;
+        let server = Standalone::start(data, &libvirtd.uri())?;
         let client = Client::new(&server.kubeconfig(), &home);
         Ok(Self { server, client, libvirtd })
     }
