@@ -1,6 +1,7 @@
 //! Starts an agent: takes its lock, opens its state, connects, and sets its tasks going.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use api::names;
 use events::{Recorder, Source};
@@ -17,7 +18,7 @@ use crate::hostfs::{Directory, FileError};
 use crate::hypervisor::{Capabilities, Hypervisor};
 use crate::images::StoreError;
 use crate::journal::{Journal, JournalError};
-use crate::libvirt::{ConnectError, Error, Libvirt, LibvirtOptions};
+use crate::libvirt::{ConnectError, Error, Libvirt, LibvirtOptions, give_back_start_pages};
 use crate::node::{
     GuardBoard, Heartbeat, HostLock, IdentityError, Inputs, LockError, NodeCapacity, NodeContext, NodeIdentity,
     ProcBoard, Supervisor, Surveyor, VmCache, boot_id, keep_renewed, renew_node_lease, watch_vms,
@@ -25,6 +26,9 @@ use crate::node::{
 use crate::objects::KubeObjects;
 use crate::options::AgentOptions;
 use crate::proc::{ProcError, find_qemu};
+
+/// After this the process is up, and so is whatever else starts in it; what only its start needed can go.
+const START_IS_OVER: Duration = Duration::from_secs(10);
 
 /// Starts agents.
 #[derive(Debug)]
@@ -167,6 +171,10 @@ impl AgentHandle {
         let (found, surveys) = mpsc::channel(1);
         self.spawn(Surveyor::new(Arc::clone(&context)).run(found));
         self.spawn(Supervisor::new(context).run(Inputs { events, changed: changes, surveys }));
+        self.spawn(async {
+            tokio::time::sleep(START_IS_OVER).await;
+            give_back_start_pages();
+        });
         self
     }
 

@@ -6,7 +6,7 @@
 //!      └── Events ◄── broadcast ◄── callbacks ◄── event loop, one thread a process ◄──────┘
 //! ```
 //!
-//! This is the only module of the workspace with `unsafe`, and in it only `ffi`, `heap`, `subscription` and `console::stream`. It decides nothing about guests, knows nothing
+//! This is the only module of the workspace with `unsafe`, and in it only `ffi`, `heap`, `start_pages`, `subscription` and `console::stream`. It decides nothing about guests, knows nothing
 //! of Kubernetes, and does not order calls: two calls about one domain may overtake each other, so whoever owns the guest makes one at a time.
 
 use std::sync::Arc;
@@ -25,6 +25,7 @@ pub use event::{
 pub use heap::share_one_heap;
 pub use host::{EmulatorFacts, HostFacts, Usability, Version, VirtType};
 use session::Session;
+pub use start_pages::give_back_start_pages;
 pub use state::{CrashedReason, DomainState, PausedReason, RunningReason, ShutOffReason};
 
 mod calls;
@@ -39,6 +40,7 @@ mod heap;
 mod host;
 mod raw_enum;
 mod session;
+mod start_pages;
 mod state;
 mod subscription;
 mod threads;
