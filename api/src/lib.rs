@@ -2,6 +2,7 @@
 //!
 //! Pure: no client, no async, no I/O. Clients written for KubeVirt v0.5.0 must work against these types unchanged.
 
+pub mod abi;
 pub mod admission;
 pub mod crd;
 mod error_chain;

@@ -47,6 +47,11 @@ pub const AGENT_TLS_NAME: &str = "ovm-agent";
 /// What a token of a pod says about its node, in the user's extra attributes.
 pub const NODE_NAME_CLAIM: &str = "authentication.kubernetes.io/node-name";
 
+/// Label on the ControllerRevisions that hold a guest's ABI: the name of its OfflineVirtualMachine ([`crate::abi::record_label`]).
+pub const ABI_OF_LABEL: &str = "kubevirt.io/abi-of";
+/// Annotation on a Node: the versioned machine types that its libvirt offers, separated by commas. Written by its agent.
+pub const MACHINE_TYPES_ANNOTATION: &str = "kubevirt.io/machine-types";
+
 /// Annotation on a VirtualMachine that outlives its OfflineVirtualMachine: that one's UID. Written before the OfflineVirtualMachine is let go,
 /// so that an adoption decided before finds a changed VirtualMachine and fails (D3).
 pub const ORPHANED_BY_ANNOTATION: &str = "kubevirt.io/orphaned-by";

@@ -51,7 +51,7 @@ pub(crate) fn measure() -> Result<Figure> {
         disk_sources: &sources,
         network: &Network::User,
         nic_model: DEFAULT_NIC_MODEL,
-        mac: None,
+        abi: None,
         console_log: Path::new("/var/lib/ovm/vms/60043358-4c58-11e8-8653-525500d15501/console.log"),
     };
     ensure!(render(&input)?.contains("<name>default_ovm-cirros</name>"), "the example's XML is not its own");

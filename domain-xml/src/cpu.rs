@@ -18,9 +18,13 @@ pub(crate) fn write_vcpu(xml: &mut XmlWriter, cores: u32) {
     xml.element("vcpu").attribute("placement", "static").text(cores);
 }
 
-/// `<cpu>`: no model, which is QEMU's plain 64 bit one: the same on every node. One socket, as in KubeVirt v0.5.0.
-pub(crate) fn write_cpu(xml: &mut XmlWriter, cores: u32) {
-    xml.element("cpu").children(|xml| {
+/// `<cpu>`: at first no model, which is QEMU's plain 64 bit one: the same on every node. Then the one on record. One socket, as in KubeVirt v0.5.0.
+pub(crate) fn write_cpu(xml: &mut XmlWriter, cores: u32, model: Option<&str>) {
+    let cpu = xml.element("cpu").optional("mode", model.map(|_| "custom"));
+    cpu.optional("match", model.map(|_| "exact")).optional("check", model.map(|_| "none")).children(|xml| {
+        if let Some(model) = model {
+            xml.element("model").attribute("fallback", "forbid").text(model);
+        }
         xml.element("topology").attribute("sockets", 1).attribute("cores", cores).attribute("threads", 1).empty();
     });
 }

@@ -30,10 +30,10 @@ pub fn render(input: &DomainInput<'_>) -> Result<String, RenderError> {
         xml.element("metadata").children(|xml| input.metadata.write_in_domain(xml));
         write_memory(xml, input.spec.memory_kib);
         write_vcpu(xml, input.spec.cores);
-        write_sysinfo(xml, input.firmware_uuid);
+        write_sysinfo(xml, input.firmware_uuid, input.abi);
         write_os(xml, machine_type);
         features.write(xml);
-        write_cpu(xml, input.spec.cores);
+        write_cpu(xml, input.spec.cores, input.abi.and_then(|abi| abi.cpu_model.as_deref()));
         clock.write(xml);
         // A guest that powers itself off has ended; the controller decides whether another starts. So has a guest that panicked.
         xml.element("on_poweroff").text("destroy");

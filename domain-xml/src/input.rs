@@ -9,7 +9,7 @@ use api::validated::ValidatedSpec;
 use thiserror::Error;
 use uuid::Uuid;
 
-use crate::{MacAddress, Metadata};
+use crate::{GuestAbi, Metadata};
 
 /// Model of the network card where the installation says nothing: every guest has a driver, as in KubeVirt v0.5.0.
 pub const DEFAULT_NIC_MODEL: &str = "e1000";
@@ -37,8 +37,8 @@ pub struct DomainInput<'a> {
     pub network: &'a Network,
     /// Model of the network card; [`DEFAULT_NIC_MODEL`] unless the installation says otherwise.
     pub nic_model: &'a str,
-    /// Address of the network card; none derives it from the firmware UUID ([`MacAddress::derive`]).
-    pub mac: Option<MacAddress>,
+    /// The ABI on record; none for a guest that was never defined.
+    pub abi: Option<&'a GuestAbi>,
     /// File to which the guest's serial console is copied.
     pub console_log: &'a Path,
 }
@@ -112,6 +112,13 @@ pub enum Network {
 pub struct NetworkError {
     /// What was given.
     pub text: String,
+}
+
+impl<'a> DomainInput<'a> {
+    /// The ABI on record, as far as it is about this machine: on one of another family no device can be where it was.
+    pub(crate) fn settled(&self) -> Option<&'a GuestAbi> {
+        self.abi.filter(|abi| abi.fits(self.machine_type))
+    }
 }
 
 impl DiskSource {

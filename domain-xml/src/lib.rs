@@ -6,9 +6,12 @@
 //! ```text
 //! ValidatedSpec ─┐
 //! Metadata ──────┼─> DomainInput ─ render ─> XML ─ check_allowed ─> libvirt ─ parse ─> ObservedDomain
-//! node facts ────┘                (devices/, one file a device)
+//! node facts ────┤                (devices/, one file a device)                         │
+//! GuestAbi ──────┘ <─────────────────── check ─ AbiRecord <─ record_of ─────────────────┘
 //! ```
 
+mod abi;
+mod address;
 mod allow;
 mod clock;
 mod cpu;
@@ -26,6 +29,8 @@ mod text;
 mod tree;
 mod xml;
 
+pub use abi::{AbiError, GuestAbi, machine_family, record_of};
+pub use address::{AddressError, DeviceAddress};
 pub use allow::{AllowedPaths, NotAllowed, check_allowed};
 pub use devices::alias::disk_alias;
 pub use domain::render;

@@ -23,13 +23,17 @@ pub struct ObservedDomain {
     pub domain_type: String,
     /// Machine type as libvirt resolved it, such as `pc-q35-10.0`.
     pub machine_type: String,
+    /// SMBIOS serial number.
+    pub serial: Option<String>,
+    /// CPU model; none where it is the host's own.
+    pub cpu_model: Option<String>,
     /// Ours; none if it is another tool's domain.
     pub metadata: Option<Metadata>,
     /// File to which the first serial console is copied.
     pub console_log: Option<PathBuf>,
     /// Disks, in order.
     pub disks: Vec<ObservedDisk>,
-    /// Every device that has an alias, an address or a hardware address, disks among them, in order. Not `console`, which is a `serial` once more.
+    /// Every controller, and every device that has an alias, an address or a hardware address, disks among them, in order. Not `console`, which is a `serial` once more.
     pub devices: Vec<ObservedDevice>,
 }
 
@@ -55,6 +59,20 @@ pub struct ObservedDevice {
     pub address: BTreeMap<String, String>,
     /// Hardware address, of network cards.
     pub mac: Option<MacAddress>,
+    /// Model, where there is one.
+    pub model: Option<String>,
+    /// Bus, of disks.
+    pub bus: Option<String>,
+    /// Target, of disks.
+    pub target: Option<String>,
+    /// Type, of controllers.
+    pub controller: Option<String>,
+    /// Index, of controllers.
+    pub index: Option<u32>,
+    /// Chassis number, of PCI ports and bridges.
+    pub chassis: Option<u32>,
+    /// Port number, of PCI Express ports.
+    pub port: Option<u32>,
 }
 
 /// Why a domain's XML could not be read.
@@ -118,6 +136,8 @@ pub fn parse(xml: &str) -> Result<ObservedDomain, ParseError> {
         uuid: uuid.parse().map_err(|_| ParseError::Wrong { what: "uuid", value: uuid.to_owned() })?,
         domain_type: root.attribute("type").ok_or(missing("type"))?.to_owned(),
         machine_type: os_type.and_then(|kind| kind.attribute("machine")).ok_or(missing("machine type"))?.to_owned(),
+        serial: read_serial(&root),
+        cpu_model: root.child("cpu").and_then(|cpu| cpu.child("model")).map(|model| model.text.clone()),
         metadata: root.child("metadata").map(Metadata::find).transpose()?.flatten(),
         console_log: devices
             .child("serial")
@@ -126,6 +146,13 @@ pub fn parse(xml: &str) -> Result<ObservedDomain, ParseError> {
         disks: devices.children.iter().filter(|device| device.name == "disk").map(read_disk).collect(),
         devices: devices.children.iter().filter(|device| device.name != "console").filter_map(read_device).collect(),
     })
+}
+
+fn read_serial(root: &Element) -> Option<String> {
+    let system = root.child("sysinfo")?.child("system")?;
+    let serial =
+        system.children.iter().find(|entry| entry.name == "entry" && entry.attribute("name") == Some("serial"));
+    serial.map(|entry| entry.text.clone())
 }
 
 fn read_disk(disk: &Element) -> ObservedDisk {
@@ -148,8 +175,38 @@ fn read_device(device: &Element) -> Option<ObservedDevice> {
     let address =
         device.child("address").map(|address| address.attributes.iter().cloned().collect()).unwrap_or_default();
     let mac = device.child("mac").and_then(|mac| mac.attribute("address")?.parse().ok());
-    let device = ObservedDevice { kind: device.name.clone(), alias: read_alias(device), address, mac };
-    (device.alias.is_some() || device.mac.is_some() || !device.address.is_empty()).then_some(device)
+    let own = |name: &str| device.attribute(name).map(str::to_owned);
+    let target = device.child("target");
+    let of_target = |name: &str| target.and_then(|target| target.attribute(name));
+    let is_controller = device.name == "controller";
+    let model =
+        own("model").or_else(|| device.child("model").and_then(|model| model.attribute("type")).map(str::to_owned));
+    let device = ObservedDevice {
+        kind: device.name.clone(),
+        alias: read_alias(device),
+        address,
+        mac,
+        model,
+        bus: of_target("bus").map(str::to_owned),
+        target: of_target("dev").map(str::to_owned),
+        controller: own("type").filter(|_| is_controller),
+        index: own("index").and_then(|index| index.parse().ok()).filter(|_| is_controller),
+        chassis: of_target("chassis")
+            .or_else(|| of_target("chassisNr"))
+            .and_then(read_number)
+            .filter(|_| is_controller),
+        port: of_target("port").and_then(read_number).filter(|_| is_controller),
+    };
+    let is_known = device.alias.is_some() || device.mac.is_some() || !device.address.is_empty() || is_controller;
+    is_known.then_some(device)
+}
+
+/// A number as libvirt writes it: with `0x` or without.
+fn read_number(text: &str) -> Option<u32> {
+    match text.strip_prefix("0x") {
+        Some(digits) => u32::from_str_radix(digits, 16).ok(),
+        None => text.parse().ok(),
+    }
 }
 
 fn read_alias(device: &Element) -> Option<String> {

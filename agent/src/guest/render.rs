@@ -76,7 +76,7 @@ impl GuestSpec {
             disk_sources: sources,
             network: &self.network,
             nic_model: &self.nic_model,
-            mac: None,
+            abi: None,
             console_log,
         })
         .map_err(|error| (error.reason(), chain(&error)))?;

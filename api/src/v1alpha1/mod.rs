@@ -1,6 +1,7 @@
 //! Wire types of `kubevirt.io/v1alpha1`. Every field is optional on the wire unless the schema requires it; defaults that need context
 //! are computed when a guest is rendered, never written back.
 
+mod abi;
 mod clock;
 mod domain;
 mod features;
@@ -8,6 +9,7 @@ mod offline_virtual_machine;
 mod storage;
 mod virtual_machine;
 
+pub use abi::*;
 pub use clock::*;
 pub use domain::*;
 pub use features::*;

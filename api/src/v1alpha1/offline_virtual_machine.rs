@@ -99,7 +99,7 @@ pub struct OfflineVirtualMachineStatus {
     /// How often in a row the guest failed to start, and when it is tried again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_failure: Option<StartFailure>,
-    /// The guest ABI on record.
+    /// The guest ABI on record: which ControllerRevision counts, and the part of it that people ask for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub abi: Option<AbiStatus>,
 }

@@ -8,7 +8,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{DomainSpec, Volume};
+use super::{AbiStatus, DomainSpec, Volume};
 
 /// One run of a guest on one node. Its spec never changes once it is bound; deleting it stops the guest.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -94,7 +94,7 @@ pub struct VirtualMachineStatus {
     /// The model of the guest's network card, written at binding.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nic_model: Option<String>,
-    /// The guest ABI: at binding from the record, then as libvirt settled it.
+    /// The guest ABI: at binding from the record, then as libvirt settled it, before the guest is started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub abi: Option<AbiStatus>,
 }
@@ -186,22 +186,4 @@ pub struct PhaseTransitionTimestamp {
     pub phase: Phase,
     /// When it was entered.
     pub phase_transition_timestamp: Time,
-}
-
-/// What the guest sees that must stay the same at every start.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct AbiStatus {
-    /// Number of the ControllerRevision that this comes from; none before the first.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub revision: Option<i64>,
-    /// SHA-256 over the record, in hex.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub hash: Option<String>,
-    /// Firmware (SMBIOS) UUID.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub firmware_uuid: Option<String>,
-    /// Machine type as libvirt resolved it, such as `pc-q35-10.0`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub machine_type: Option<String>,
 }

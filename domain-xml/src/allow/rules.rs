@@ -1,5 +1,6 @@
 //! The list itself: the elements of a domain that we ever write, with their attributes, and what may stand in each.
 
+use crate::abi::{CONTROLLER_MODELS, CONTROLLER_TYPES};
 use Value::{BlockDevice, DiskFile, Emulator, LogFile, Nothing, Number, OneOf, Text, Word};
 
 /// Values of switches.
@@ -53,7 +54,7 @@ pub(super) static DOMAIN: Rule = node(
         &node(
             "sysinfo",
             &[("type", OneOf(&["smbios"]))],
-            &[&node("system", &[], &[&leaf("entry", &[("name", OneOf(&["uuid"]))], Word)])],
+            &[&node("system", &[], &[&leaf("entry", &[("name", OneOf(&["serial", "uuid"]))], Text)])],
         ),
         &node(
             "os",
@@ -63,8 +64,11 @@ pub(super) static DOMAIN: Rule = node(
         &FEATURES,
         &node(
             "cpu",
-            &[],
-            &[&leaf("topology", &[("sockets", Number), ("cores", Number), ("threads", Number)], Nothing)],
+            &[("mode", OneOf(&["custom"])), ("match", OneOf(&["exact"])), ("check", OneOf(&["none"]))],
+            &[
+                &leaf("model", &[("fallback", OneOf(&["forbid"]))], Word),
+                &leaf("topology", &[("sockets", Number), ("cores", Number), ("threads", Number)], Nothing),
+            ],
         ),
         &CLOCK,
         &leaf("on_poweroff", &[], OneOf(&["destroy"])),
@@ -140,15 +144,12 @@ static DEVICES: Rule = node(
     &[
         &leaf("emulator", &[], Emulator),
         &DISK,
-        &leaf(
+        &node(
             "controller",
-            &[
-                ("type", OneOf(&["usb", "scsi"])),
-                ("index", Number),
-                ("model", OneOf(&["none", "qemu-xhci", "virtio-scsi"])),
-            ],
-            Nothing,
+            &[("type", OneOf(CONTROLLER_TYPES)), ("index", Number), ("model", OneOf(CONTROLLER_MODELS))],
+            &[&leaf("target", &[("chassis", Number), ("chassisNr", Number), ("port", Word)], Nothing), &ADDRESS],
         ),
+        &node("hub", &[("type", OneOf(&["usb"]))], &[&ADDRESS]),
         &INTERFACE,
         &node(
             "serial",
@@ -163,18 +164,22 @@ static DEVICES: Rule = node(
         &node(
             "video",
             &[],
-            &[&leaf("model", &[("type", OneOf(&["vga"])), ("vram", Number), ("heads", Number)], Nothing), &ALIAS],
+            &[
+                &leaf("model", &[("type", OneOf(&["vga"])), ("vram", Number), ("heads", Number)], Nothing),
+                &ALIAS,
+                &ADDRESS,
+            ],
         ),
         &node(
             "watchdog",
             &[("model", OneOf(&["i6300esb"])), ("action", OneOf(&["poweroff", "reset", "shutdown"]))],
-            &[&ALIAS],
+            &[&ALIAS, &ADDRESS],
         ),
-        &node("memballoon", &[("model", OneOf(&["virtio"]))], &[&ALIAS]),
+        &node("memballoon", &[("model", OneOf(&["virtio"]))], &[&ALIAS, &ADDRESS]),
         &node(
             "rng",
             &[("model", OneOf(&["virtio"]))],
-            &[&leaf("backend", &[("model", OneOf(&["random"]))], OneOf(&["/dev/urandom"])), &ALIAS],
+            &[&leaf("backend", &[("model", OneOf(&["random"]))], OneOf(&["/dev/urandom"])), &ALIAS, &ADDRESS],
         ),
         &node("panic", &[("model", OneOf(&["isa"]))], &[&ALIAS]),
     ],
@@ -209,6 +214,7 @@ static DISK: Rule = node(
         &leaf("readonly", &[], Nothing),
         &leaf("boot", &[("order", Number)], Nothing),
         &ALIAS,
+        &ADDRESS,
     ],
 );
 
@@ -229,10 +235,27 @@ static INTERFACE: Rule = node(
         &leaf("model", &[("type", Word)], Nothing),
         &leaf("rom", &[("enabled", OneOf(&["no"]))], Nothing),
         &ALIAS,
+        &ADDRESS,
     ],
 );
 
 static ALIAS: Rule = leaf("alias", &[("name", Word)], Nothing);
+
+static ADDRESS: Rule = leaf(
+    "address",
+    &[
+        ("type", OneOf(&["pci", "drive", "usb"])),
+        ("domain", Word),
+        ("bus", Word),
+        ("slot", Word),
+        ("function", Word),
+        ("controller", Number),
+        ("target", Number),
+        ("unit", Number),
+        ("port", Word),
+    ],
+    Nothing,
+);
 
 /// An element without elements.
 const fn leaf(name: &'static str, attributes: &'static [(&'static str, Value)], text: Value) -> Rule {

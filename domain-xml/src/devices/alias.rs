@@ -24,6 +24,10 @@ impl Alias {
         Self { name: make_alias(kind, name) }
     }
 
+    pub(crate) fn as_str(&self) -> &str {
+        &self.name
+    }
+
     pub(crate) fn write(&self, xml: &mut XmlWriter) {
         xml.element("alias").attribute("name", &self.name).empty();
     }

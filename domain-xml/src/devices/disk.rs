@@ -10,15 +10,20 @@
 //! - Aliases of 71 characters, 200 virtio disks, 256 on scsi, and 256 on all buses together start; 256 on virtio are more than q35 has PCI slots for.
 //! - A write that finds the host's disk full pauses the guest (`paused (I/O error)`, `domblkerror`: no space) on virtio, sata, scsi and usb.
 
-use std::ops::AddAssign as _;
+use std::collections::BTreeSet;
 
 use api::validated::{DiskBus, DiskDevice, Tray, ValidatedDisk, VolumeSource};
 
 use super::alias::Alias;
+use super::controller::scsi_controller_of;
 use super::disk_source::Layers;
+use super::place::Place;
 use crate::input::LayerKind;
 use crate::xml::XmlWriter;
-use crate::{DomainInput, RenderError};
+use crate::{DeviceAddress, DomainInput, RenderError};
+
+/// Ports of one SATA controller.
+const SATA_DISKS_PER_CONTROLLER: usize = 6;
 
 /// `<disk>`
 #[derive(Debug)]
@@ -31,7 +36,8 @@ pub(crate) struct Disk<'a> {
     target: Target,
     readonly: bool,
     boot_order: usize,
-    alias: Alias,
+    alias: String,
+    place: Place<'a>,
 }
 
 /// `<target dev='vda' bus='virtio'/>`
@@ -42,19 +48,20 @@ struct Target {
     tray: Option<&'static str>,
 }
 
-/// How many targets of each prefix have been named; scsi, sata and usb share `sd`.
+/// Targets that are taken: those on record by disks that are still on the same bus, then each as it is named. scsi, sata and usb share `sd`.
+///
+/// libvirt reads the address of a disk on a controller from its target's name, and does not look whether another disk has it.
 #[derive(Debug, Default)]
 struct TargetNames {
-    virtio: usize,
-    scsi_like: usize,
-    ide: usize,
-    floppy: usize,
+    taken: BTreeSet<String>,
 }
 
 impl<'a> Disk<'a> {
     /// Every disk of the spec.
     pub(crate) fn make_all(input: &DomainInput<'a>) -> Result<Vec<Self>, RenderError> {
-        let mut names = TargetNames::default();
+        let taken =
+            input.spec.disks.iter().filter_map(|disk| recorded_target(input, disk)).map(str::to_owned).collect();
+        let mut names = TargetNames { taken };
         input.spec.disks.iter().enumerate().map(|(index, disk)| Self::make(input, index, disk, &mut names)).collect()
     }
 
@@ -76,7 +83,12 @@ impl<'a> Disk<'a> {
             DiskDevice::Floppy { readonly, tray } => ("floppy", readonly, Some(tray)),
             DiskDevice::Cdrom { readonly, tray, .. } => ("cdrom", readonly, Some(tray)),
         };
-        let target = names.next(disk.device, tray);
+        let recorded = recorded_target(input, disk);
+        let target = names.next(disk.device, tray, recorded);
+        // A disk on another bus than before is another device to the guest.
+        let alias = Alias::named("disk", &disk.name);
+        let alias_text = alias.as_str().to_owned();
+        let place = if recorded.is_some() { Place::of(input, alias) } else { Place::free(alias) };
         let layers = Layers::make(&format_args!("disk_sources[{}]", volume.name), source)?;
         Ok(Self {
             kind: source.top.kind.as_str(),
@@ -86,13 +98,39 @@ impl<'a> Disk<'a> {
             target,
             readonly: readonly || matches!(volume.source, VolumeSource::PersistentVolumeClaim { read_only: true, .. }),
             boot_order: index + 1,
-            alias: Alias::named("disk", &disk.name),
+            alias: alias_text,
+            place,
         })
     }
 
     /// Name of the bus.
     pub(crate) fn bus(&self) -> &'static str {
         self.target.bus
+    }
+
+    pub(crate) fn alias(&self) -> &str {
+        &self.alias
+    }
+
+    /// The address on record.
+    pub(crate) fn address(&self) -> Option<&DeviceAddress> {
+        self.place.address()
+    }
+
+    /// Index of the SCSI controller that the disk is on, if it is on one.
+    pub(crate) fn scsi_controller(&self) -> Option<u32> {
+        match (self.target.bus, self.address()) {
+            ("scsi", Some(DeviceAddress::Drive { controller, .. })) => Some(u32::from(*controller)),
+            ("scsi", _) => Some(scsi_controller_of(target_number(&self.target.dev))),
+            _ => None,
+        }
+    }
+
+    /// Whether libvirt adds a SATA controller for the disk, beyond the machine's own.
+    pub(crate) fn needs_another_sata_controller(&self) -> bool {
+        self.target.bus == "sata"
+            && self.address().is_none()
+            && target_number(&self.target.dev) >= SATA_DISKS_PER_CONTROLLER
     }
 
     pub(crate) fn write(&self, xml: &mut XmlWriter) {
@@ -105,7 +143,7 @@ impl<'a> Disk<'a> {
                 xml.element("readonly").empty();
             }
             xml.element("boot").attribute("order", self.boot_order).empty();
-            self.alias.write(xml);
+            self.place.write(xml);
         });
     }
 
@@ -126,25 +164,41 @@ impl<'a> Disk<'a> {
 }
 
 impl TargetNames {
-    fn next(&mut self, device: DiskDevice, tray: Option<Tray>) -> Target {
-        let bus = match device {
-            DiskDevice::Disk { bus, .. } | DiskDevice::Lun { bus, .. } | DiskDevice::Cdrom { bus, .. } => Some(bus),
-            DiskDevice::Floppy { .. } => None,
-        };
-        let (prefix, count) = match bus {
-            Some(DiskBus::Virtio) => ("vd", &mut self.virtio),
-            Some(DiskBus::Scsi | DiskBus::Sata | DiskBus::Usb) => ("sd", &mut self.scsi_like),
-            Some(DiskBus::Ide) => ("hd", &mut self.ide),
-            None => ("fd", &mut self.floppy),
-        };
-        let dev = make_target_name(prefix, *count);
-        count.add_assign(1);
-        Target {
-            dev,
-            bus: bus.map_or("fdc", DiskBus::as_str),
-            tray: tray.filter(|&tray| tray == Tray::Open).map(Tray::as_str),
-        }
+    /// The recorded target, or the first that is free.
+    fn next(&mut self, device: DiskDevice, tray: Option<Tray>, recorded: Option<&str>) -> Target {
+        let prefix = prefix_of(device);
+        let is_free = |name: &String| !self.taken.contains(name);
+        let fresh =
+            || (0..=self.taken.len()).map(|index| make_target_name(prefix, index)).find(is_free).unwrap_or_default();
+        let dev = recorded.map_or_else(fresh, str::to_owned);
+        self.taken.insert(dev.clone());
+        Target { dev, bus: bus_of(device), tray: tray.filter(|&tray| tray == Tray::Open).map(Tray::as_str) }
     }
+}
+
+fn bus_of(device: DiskDevice) -> &'static str {
+    match device {
+        DiskDevice::Disk { bus, .. } | DiskDevice::Lun { bus, .. } | DiskDevice::Cdrom { bus, .. } => bus.as_str(),
+        DiskDevice::Floppy { .. } => "fdc",
+    }
+}
+
+fn prefix_of(device: DiskDevice) -> &'static str {
+    match device {
+        DiskDevice::Disk { bus, .. } | DiskDevice::Lun { bus, .. } | DiskDevice::Cdrom { bus, .. } => match bus {
+            DiskBus::Virtio => "vd",
+            DiskBus::Scsi | DiskBus::Sata | DiskBus::Usb => "sd",
+            DiskBus::Ide => "hd",
+        },
+        DiskDevice::Floppy { .. } => "fd",
+    }
+}
+
+/// The target on record of a disk that is still on its bus.
+fn recorded_target<'a>(input: &DomainInput<'a>, disk: &ValidatedDisk) -> Option<&'a str> {
+    let known = input.settled()?.device(Alias::named("disk", &disk.name).as_str())?;
+    let target = known.target.as_deref()?;
+    (known.bus.as_deref() == Some(bus_of(disk.device)) && target.starts_with(prefix_of(disk.device))).then_some(target)
 }
 
 /// `vda` to `vdz`, then `vdaa`: Linux' own scheme, and the one that libvirt reads addresses from.
@@ -158,6 +212,12 @@ fn make_target_name(prefix: &str, index: usize) -> String {
         rest /= 26;
     }
     prefix.chars().chain(letters.into_iter().rev()).collect()
+}
+
+/// The number that [`make_target_name`] made a name from.
+fn target_number(name: &str) -> usize {
+    let letters = name.bytes().skip(2).map(|letter| usize::from(letter.saturating_sub(b'a')) + 1);
+    letters.fold(0, |number, digit| number * 26 + digit).saturating_sub(1)
 }
 
 #[cfg(test)]

@@ -1,9 +1,13 @@
 //! The network card.
 
 use super::alias::Alias;
+use super::place::Place;
 use crate::text::check_text;
 use crate::xml::XmlWriter;
-use crate::{DomainInput, MacAddress, Network, RenderError};
+use crate::{DomainInput, GuestAbi, MacAddress, Network, RenderError};
+
+/// Alias of the only card.
+const ALIAS: &str = "net0";
 
 /// `<interface>`
 #[derive(Debug)]
@@ -13,6 +17,7 @@ pub(crate) struct Interface<'a> {
     source: Option<(&'static str, &'a str)>,
     mac: MacAddress,
     model: &'a str,
+    place: Place<'a>,
 }
 
 impl<'a> Interface<'a> {
@@ -24,8 +29,18 @@ impl<'a> Interface<'a> {
             Network::Libvirt(name) => ("network", Some(("network", check_text(&"network", name)?))),
             Network::Bridge(name) => ("bridge", Some(("bridge", check_text(&"network", name)?))),
         };
-        let mac = input.mac.unwrap_or_else(|| MacAddress::derive(input.firmware_uuid));
-        Ok(Some(Self { kind, source, mac, model: check_text(&"nic_model", input.nic_model)? }))
+        let alias = Alias::of(ALIAS);
+        // Hardware address and model stay even where the machine's addresses cannot.
+        let known = input.abi.and_then(|abi: &GuestAbi| abi.device(alias.as_str()));
+        let mac = known.and_then(|known| known.mac).unwrap_or_else(|| MacAddress::derive(input.firmware_uuid));
+        let model = known.and_then(|known| known.model.as_deref()).unwrap_or(input.nic_model);
+        let place = Place::of(input, alias);
+        Ok(Some(Self { kind, source, mac, model: check_text(&"nic_model", model)?, place }))
+    }
+
+    /// Whether the card sits in a PCI Express port of its own, and not on a bridge of conventional PCI.
+    pub(crate) fn is_in_port(&self) -> bool {
+        self.model.starts_with("virtio") || self.model == "e1000e"
     }
 
     pub(crate) fn write(&self, xml: &mut XmlWriter) {
@@ -37,7 +52,7 @@ impl<'a> Interface<'a> {
             xml.element("model").attribute("type", self.model).empty();
             // No guest boots from the network, so the firmware need not load and run the card's boot program at each start.
             xml.element("rom").attribute("enabled", "no").empty();
-            Alias::of("net0").write(xml);
+            self.place.write(xml);
         });
     }
 }

@@ -5,44 +5,62 @@ mod controller;
 mod disk;
 mod disk_source;
 mod graphics;
+mod hub;
 mod interface;
 mod memballoon;
 mod panic;
+mod place;
 mod rng;
 mod serial;
 mod video;
 mod watchdog;
 
-use self::controller::Controller;
+use self::alias::Alias;
+use self::controller::{Controller, Others};
 use self::disk::Disk;
 use self::interface::Interface;
+use self::place::Place;
 use self::serial::Serial;
 use self::watchdog::Watchdog;
 use crate::text::check_path;
 use crate::xml::XmlWriter;
-use crate::{DomainInput, RenderError};
+use crate::{DeviceAddress, DomainInput, GuestAbi, RenderError};
 
 /// `<devices>`: those that differ from guest to guest. The others have only a `write`.
 #[derive(Debug)]
 pub(crate) struct Devices<'a> {
     emulator: &'a str,
     disks: Vec<Disk<'a>>,
-    controllers: Vec<Controller>,
+    controllers: Vec<Controller<'a>>,
+    hubs: Vec<&'a DeviceAddress>,
     interface: Option<Interface<'a>>,
     serial: Serial<'a>,
     watchdog: Option<Watchdog<'a>>,
+    video: Place<'a>,
+    balloon: Place<'a>,
+    rng: Place<'a>,
+    panic: Place<'a>,
 }
 
 impl<'a> Devices<'a> {
     pub(crate) fn make(input: &DomainInput<'a>) -> Result<Self, RenderError> {
         let disks = Disk::make_all(input)?;
+        let interface = Interface::make(input)?;
+        let card = interface.as_ref().map(|card| (card.is_in_port(), "ua-net0"));
+        let others = Others { disks: &disks, card, watchdog: input.spec.watchdog.is_some() };
+        let place = |kind: &str| Place::of(input, Alias::of(kind));
         Ok(Self {
             emulator: check_path(&"emulator", input.emulator)?,
-            controllers: Controller::make_all(&disks),
+            controllers: Controller::make_all(input, others),
+            hubs: input.settled().into_iter().flat_map(GuestAbi::hubs).filter_map(|hub| hub.address.as_ref()).collect(),
             disks,
-            interface: Interface::make(input)?,
+            interface,
             serial: Serial::make(input)?,
-            watchdog: input.spec.watchdog.as_ref().map(Watchdog::make),
+            watchdog: input.spec.watchdog.as_ref().map(|watchdog| Watchdog::make(input, watchdog)),
+            video: place("video0"),
+            balloon: place("balloon0"),
+            rng: place("rng0"),
+            panic: place("panic0"),
         })
     }
 
@@ -51,14 +69,15 @@ impl<'a> Devices<'a> {
             xml.element("emulator").text(self.emulator);
             self.disks.iter().for_each(|disk| disk.write(xml));
             self.controllers.iter().for_each(|controller| controller.write(xml));
+            self.hubs.iter().for_each(|address| hub::write(address, xml));
             self.interface.iter().for_each(|interface| interface.write(xml));
             self.serial.write(xml);
             graphics::write(xml);
-            video::write(xml);
+            video::write(&self.video, xml);
             self.watchdog.iter().for_each(|watchdog| watchdog.write(xml));
-            memballoon::write(xml);
-            rng::write(xml);
-            panic::write(xml);
+            memballoon::write(&self.balloon, xml);
+            rng::write(&self.rng, xml);
+            panic::write(&self.panic, xml);
         });
     }
 }

@@ -3,22 +3,25 @@
 use api::validated::ValidatedWatchdog;
 
 use super::alias::Alias;
+use super::place::Place;
+use crate::DomainInput;
 use crate::xml::XmlWriter;
 
 /// `<watchdog model='i6300esb' action='...'/>`
 #[derive(Debug)]
 pub(crate) struct Watchdog<'a> {
     watchdog: &'a ValidatedWatchdog,
+    place: Place<'a>,
 }
 
 impl<'a> Watchdog<'a> {
-    pub(crate) fn make(watchdog: &'a ValidatedWatchdog) -> Self {
-        Self { watchdog }
+    pub(crate) fn make(input: &DomainInput<'a>, watchdog: &'a ValidatedWatchdog) -> Self {
+        Self { watchdog, place: Place::of(input, Alias::named("watchdog", &watchdog.name)) }
     }
 
     pub(crate) fn write(&self, xml: &mut XmlWriter) {
         let element = xml.element("watchdog").attribute("model", "i6300esb").attribute("action", self.watchdog.action);
-        element.children(|xml| Alias::named("watchdog", &self.watchdog.name).write(xml));
+        element.children(|xml| self.place.write(xml));
     }
 }
 

@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use crate::{
     Acceleration, AllowedPaths, DEFAULT_NIC_MODEL, DEFAULT_TB_CACHE_MIB, DiskFormat, DiskLayer, DiskSource,
-    DomainInput, LayerKind, Metadata, Network, RenderError, check_allowed, render,
+    DomainInput, GuestAbi, LayerKind, Metadata, Network, RenderError, check_allowed, render,
 };
 
 /// Under QEMU's emulation, with the usual cache.
@@ -34,6 +34,7 @@ pub(crate) struct Guest {
     pub(crate) network: Network,
     pub(crate) nic_model: String,
     pub(crate) console_log: String,
+    pub(crate) abi: Option<GuestAbi>,
 }
 
 impl Guest {
@@ -63,6 +64,7 @@ impl Guest {
             network: Network::User,
             nic_model: DEFAULT_NIC_MODEL.to_owned(),
             console_log: "/var/log/ovm/60043358-4c58-11e8-8653-525500d15501.log".to_owned(),
+            abi: None,
         }
     }
 
@@ -177,7 +179,7 @@ impl Guest {
             disk_sources: &self.disk_sources,
             network: &self.network,
             nic_model: &self.nic_model,
-            mac: None,
+            abi: self.abi.as_ref(),
             console_log: Path::new(&self.console_log),
         })
     }
