@@ -1,6 +1,6 @@
 # Commands for people. What needs more than a line is in xtask/.
 .DEFAULT_GOAL := help
-.PHONY: help install build guest kube-assets demo stop test lint bench
+.PHONY: help install build guest images kube-assets demo stop test lint bench
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,6 +16,9 @@ guest: install ## the demo guest's disk, target/guest/disk.img
 
 kube-assets: ## etcd, kube-apiserver, kubelet and the rest of a cluster for tests, in target/kube-assets (needs Go)
 	@cargo xtask kube-assets
+
+images: install ## container images for a cluster, target/images/ovm-controller.tar and ovm-agent.tar (OCI archives)
+	@cargo xtask images
 
 demo: install ## the user guide's example on this host: installs, builds and starts what is missing; state in .demo
 	@cargo xtask demo

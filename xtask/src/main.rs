@@ -4,6 +4,7 @@ mod ci;
 mod demo;
 mod generate;
 mod guest;
+mod images;
 mod kube_assets;
 mod kvm;
 mod process;
@@ -42,6 +43,12 @@ enum Command {
     Guest,
     /// Builds the parts of a Kubernetes cluster that tests run, into target/kube-assets
     KubeAssets,
+    /// Builds the container images of controller and agent, target/images/*.tar
+    Images {
+        /// How the programs are compiled
+        #[arg(long, default_value = "release")]
+        profile: images::Profile,
+    },
     /// Boots the demo guest's kernel under KVM, and says whether KVM works on this host
     KvmProbe,
     /// Shows the user guide's example on this host
@@ -85,6 +92,7 @@ fn run(command: Command) -> Result<()> {
         Command::Generate { check: true } => generate::check(&workspace),
         Command::Guest => guest::build(&workspace).map(drop),
         Command::KubeAssets => kube_assets::build(&workspace),
+        Command::Images { profile } => images::build(&workspace, profile),
         Command::KvmProbe => {
             let guest = guest::build(&workspace)?;
             println!("{}", kvm::probe(&guest)?);

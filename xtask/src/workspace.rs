@@ -39,6 +39,15 @@ impl Workspace {
         command
     }
 
+    /// The version of all our packages.
+    pub(crate) fn version(&self) -> Result<String> {
+        let manifest = self.root.join("Cargo.toml");
+        let text = std::fs::read_to_string(&manifest).with_context(|| format!("read {}", manifest.display()))?;
+        let line = text.lines().find_map(|line| line.strip_prefix("version = \""));
+        let version = line.and_then(|rest| rest.split('"').next()).context("Cargo.toml names no version")?;
+        Ok(version.to_owned())
+    }
+
     /// A release binary. It exists after [`Self::build_release`].
     pub(crate) fn release_binary(&self, name: &str) -> PathBuf {
         self.target.join("release").join(name)
