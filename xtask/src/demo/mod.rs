@@ -43,13 +43,12 @@ impl Place {
 /// # Errors
 /// The first step that fails, by name. What is up by then stays up: run it again, or `make stop`.
 pub(crate) fn run(workspace: &Workspace, place: &Place, programs: Option<PathBuf>) -> Result<()> {
-    let programs = match programs {
-        Some(folder) => folder,
-        None => {
-            say("building the programs (the first time takes some minutes)");
-            workspace.build_release(&[])?;
-            workspace.target.join("release")
-        }
+    let programs = if let Some(folder) = programs {
+        folder
+    } else {
+        say("building the programs (the first time takes some minutes)");
+        workspace.build_release(&[])?;
+        workspace.target.join("release")
     };
     let guest = guest::build(workspace)?;
     let state = DemoState::open(&place.folder(workspace))?;
