@@ -24,7 +24,9 @@ pub mod proc;
 pub mod run_command;
 pub mod seed;
 mod start;
+mod stream;
 
 pub use consoles::{ConsoleError, Consoles, DuplexStream};
 pub use options::AgentOptions;
 pub use start::{Agent, AgentHandle, StartError};
+pub use stream::{StreamAddress, StreamError};

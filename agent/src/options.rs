@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use plan::node::Emulation;
 
+use crate::stream::StreamAddress;
+
 /// What an agent is told at its start.
 #[derive(Clone, Debug)]
 pub struct AgentOptions {
@@ -21,6 +23,8 @@ pub struct AgentOptions {
     pub proc_dir: PathBuf,
     /// Directory of the lock that keeps a second agent from the same libvirt.
     pub lock_dir: PathBuf,
+    /// Where consoles are served to the controller of a cluster; nowhere without it.
+    pub streams: Option<StreamAddress>,
 }
 
 impl AgentOptions {
@@ -41,6 +45,7 @@ impl AgentOptions {
             register_node: false,
             proc_dir: Self::DEFAULT_PROC_DIR.into(),
             lock_dir: Self::DEFAULT_LOCK_DIR.into(),
+            streams: None,
         }
     }
 }

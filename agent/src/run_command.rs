@@ -1,5 +1,6 @@
 //! `ovm-agent` without a subcommand: the agent of one node, in the foreground.
 
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::Args;
@@ -10,7 +11,7 @@ use plan::node::Emulation;
 use tokio_util::sync::CancellationToken;
 
 use crate::images::DEFAULT_DATA_DIR;
-use crate::{Agent, AgentOptions, StartError};
+use crate::{Agent, AgentOptions, StartError, StreamAddress};
 
 /// Run the agent of this node.
 #[derive(Debug, Args)]
@@ -39,6 +40,12 @@ pub struct RunArgs {
     /// Directory of the host's locks; in a pod, a mount of the host's.
     #[arg(long, env = "OVM_LOCK_DIR", default_value = AgentOptions::DEFAULT_LOCK_DIR, value_name = "DIR")]
     pub lock_dir: PathBuf,
+    /// Serve consoles to the controller over mutual TLS here. Without it: not at all.
+    #[arg(long, env = "OVM_LISTEN", value_name = "ADDR:PORT")]
+    pub listen: Option<SocketAddr>,
+    /// Address at which the controller reaches --listen; in a pod, the pod's. Without it: the one that is listened on.
+    #[arg(long, env = "OVM_ADVERTISE_ADDRESS", value_name = "IP", requires = "listen")]
+    pub advertise_address: Option<IpAddr>,
 }
 
 /// Why the agent does not run.
@@ -62,6 +69,9 @@ pub enum RunError {
     /// The host has no name.
     #[error("the host's name is not known: give --node-name NAME")]
     NoName,
+    /// Consoles would be served where nobody is told of.
+    #[error("--listen {0} says no address at which the controller reaches this agent: give --advertise-address IP")]
+    NoAdvertiseAddress(SocketAddr),
     /// The agent did not start.
     #[error(transparent)]
     Start(#[from] StartError),
@@ -74,6 +84,7 @@ impl RunArgs {
     /// If it does not start.
     pub async fn run(self, cancel: CancellationToken) -> Result<(), RunError> {
         let client = self.client().await?;
+        let streams = self.streams()?;
         let node_name = match self.node_name {
             Some(name) => name,
             None => gethostname().ok().and_then(|name| name.into_string().ok()).ok_or(RunError::NoName)?,
@@ -86,9 +97,17 @@ impl RunArgs {
             register_node: self.register_node,
             proc_dir: self.proc_dir,
             lock_dir: self.lock_dir,
+            streams,
         };
         Agent::start(options, client, cancel).await?.ended().await;
         Ok(())
+    }
+
+    fn streams(&self) -> Result<Option<StreamAddress>, RunError> {
+        let Some(listen) = self.listen else { return Ok(None) };
+        let own = Some(listen.ip()).filter(|address| !address.is_unspecified());
+        let advertise = self.advertise_address.or(own).ok_or(RunError::NoAdvertiseAddress(listen))?;
+        Ok(Some(StreamAddress { listen, advertise }))
     }
 
     async fn client(&self) -> Result<Client, RunError> {

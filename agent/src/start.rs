@@ -26,6 +26,7 @@ use crate::node::{
 use crate::objects::KubeObjects;
 use crate::options::AgentOptions;
 use crate::proc::{ProcError, find_qemu};
+use crate::stream::{StreamError, StreamServer};
 
 /// After this the process is up, and so is whatever else starts in it; what only its start needed can go.
 const START_IS_OVER: Duration = Duration::from_secs(10);
@@ -68,6 +69,9 @@ pub enum StartError {
     /// libvirt does not say what the host has.
     #[error("read the host's facts")]
     Host(#[from] Error),
+    /// Consoles cannot be served.
+    #[error(transparent)]
+    Streams(#[from] StreamError),
     /// The API does not say which installation this is.
     #[error(transparent)]
     Identity(#[from] IdentityError),
@@ -101,14 +105,23 @@ impl Agent {
         );
         let (libvirt, state) = (libvirt?, NodeState { identity: identity?, journal, disks });
         let registers = if options.register_node { Some(capacity(&libvirt).await?) } else { None };
-        let objects = Arc::new(KubeObjects::new(client.clone(), options.node_name.clone()));
+        let streams = match options.streams {
+            Some(address) => Some(StreamServer::bind(address).await?),
+            None => None,
+        };
+        let annotations = streams.as_ref().map(StreamServer::annotations).unwrap_or_default();
+        let objects = Arc::new(KubeObjects::new(client.clone(), options.node_name.clone(), annotations));
         let source = Source { component: names::AGENT_COMPONENT.to_owned(), host: Some(options.node_name.clone()) };
         let recorder = Recorder::start(client.clone(), source, cancel.clone());
         let heartbeat =
             Heartbeat { client: client.clone(), node: options.node_name.clone(), libvirt: libvirt.clone(), registers };
         let context = Arc::new(make_context(options, state, libvirt.clone(), objects, recorder));
         let vms = context.vms.clone();
-        let handle = AgentHandle { libvirt, vms, cancel, tasks: JoinSet::new(), _lock: lock };
+        let mut handle = AgentHandle { libvirt, vms, cancel, tasks: JoinSet::new(), _lock: lock };
+        if let Some(streams) = streams {
+            let consoles = handle.consoles();
+            handle.spawn(streams.run(client.clone(), consoles));
+        }
         Ok(handle.run(context, heartbeat, client).await)
     }
 }

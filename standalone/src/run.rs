@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use agent::{Agent, AgentOptions, Consoles};
+use agent::{Agent, AgentOptions};
 use anyhow::{Context, Result};
 use apiserver::{ApiServer, Mount, User};
 use controller::ControllerOptions;
@@ -12,7 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::admission::VirtualMachineRules;
-use crate::console::LocalConsole;
+use crate::console::{AGENT_USER, LocalConsole, name_caller};
 use crate::options::Options;
 
 /// Runs API server, agent and controller until SIGTERM or SIGINT.
@@ -29,8 +29,10 @@ pub(crate) async fn run(options: Options) -> Result<()> {
         register_node: true,
         ..AgentOptions::new(node_name(&options)?, &options.data_dir)
     };
-    let agent = Agent::start(agent_options, client(&server, "system:ovm-agent"), cancel.clone()).await?;
-    mount_console(&server, agent.consoles());
+    // Before the agent, which asks there for its guests' user data.
+    let console = mount_console(&server, agent_options.node_name.clone());
+    let agent = Agent::start(agent_options, client(&server, AGENT_USER), cancel.clone()).await?;
+    console.set(agent.consoles());
     let endpoint = server.listen().await?;
     let controller_options = ControllerOptions { network: options.network, nic_model: options.nic_model };
     let mut controller =
@@ -77,14 +79,16 @@ fn client(server: &ApiServer, user: &str) -> Client {
     Client::new(server.local_service(User::system(user)), "default")
 }
 
-fn mount_console(server: &ApiServer, consoles: Consoles) {
-    let console = Arc::new(LocalConsole(consoles));
+fn mount_console(server: &ApiServer, node: String) -> Arc<LocalConsole> {
+    let console = Arc::new(LocalConsole::default());
+    let router = controller::console::router(client(server, "system:ovm-controller"), console.clone());
     server.mount(Mount {
         group: api::names::SUBRESOURCE_GROUP.to_owned(),
         version: api::names::VERSION.to_owned(),
         resources: controller::console::resources(),
-        router: controller::console::router(client(server, "system:ovm-controller"), console),
+        router: router.layer(axum::middleware::from_fn_with_state(node, name_caller)),
     });
+    console
 }
 
 async fn asked_to_end() {

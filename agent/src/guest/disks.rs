@@ -66,20 +66,19 @@ impl NodeDisks {
     /// The user data of every Secret that the spec names. One that is missing is left out: the planning of volumes says so.
     async fn read_user_data(
         &self,
-        namespace: &str,
+        key: &GuestKey,
+        uid: Uuid,
         spec: &ValidatedSpec,
     ) -> Result<BTreeMap<String, Vec<u8>>, DiskTrouble> {
-        let mut user_data = BTreeMap::new();
-        for volume in &spec.volumes {
-            let VolumeSource::CloudInitNoCloud(UserData::Secret { name }) = &volume.source else { continue };
-            let read = self.user_data.read_user_data(namespace, name).await;
-            let read = read.map_err(|error| DiskTrouble {
-                reason: error.reason(),
-                message: format!("volume {}: secret {name:?}: {}", volume.name, chain(&error)),
-            })?;
-            user_data.extend(read.map(|bytes| (name.clone(), bytes)));
-        }
-        Ok(user_data)
+        let needs_it = spec.volumes.iter().find_map(|volume| match &volume.source {
+            VolumeSource::CloudInitNoCloud(UserData::Secret { name }) => Some((&volume.name, name)),
+            _ => None,
+        });
+        let Some((volume, secret)) = needs_it else { return Ok(BTreeMap::new()) };
+        self.user_data.read_user_data(key, uid).await.map_err(|error| DiskTrouble {
+            reason: error.reason(),
+            message: format!("volume {volume}: secret {secret:?}: {}", chain(&error)),
+        })
     }
 }
 
@@ -92,7 +91,7 @@ impl GuestDisks for NodeDisks {
     ) -> BoxFuture<'a, Result<BTreeMap<String, DiskSource>, DiskTrouble>> {
         let vm = VmReference { uid, namespace: key.namespace.clone(), name: key.name.clone() };
         async move {
-            let user_data = self.read_user_data(&key.namespace, spec).await?;
+            let user_data = self.read_user_data(key, uid, spec).await?;
             let volumes = plan_volumes(&vm, &spec.volumes, &user_data)
                 .map_err(|error| DiskTrouble { reason: error.reason(), message: chain(&error) })?;
             let prepared = self.store.prepare(&vm, &volumes).await;

@@ -1,21 +1,23 @@
 //! The API through kube's client.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use api::names;
+use api::subresources::VirtualMachineUserData;
 use api::v1alpha1::{OfflineVirtualMachine, VirtualMachine};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
-use k8s_openapi::api::core::v1::{Namespace, Node, Secret};
+use k8s_openapi::api::core::v1::{Namespace, Node};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
 use kube::{Client, Resource, ResourceExt};
 use plan::node::{GuestKey, NodeView};
 use serde::de::DeserializeOwned;
 use serde_json::json;
+use uuid::Uuid;
 
 use api::chain;
 
@@ -25,20 +27,21 @@ use super::{ApiError, GuestObjects, NodeObjects, UserDataSource};
 const DEADLINE: Duration = Duration::from_secs(10);
 /// A Lease unchanged for this long means that the agent is gone (F1).
 const LEASE_SECONDS: i32 = 40;
-/// Key of user data in a Secret, as in KubeVirt.
-const USER_DATA_KEY: &str = "userdata";
+/// What it means that a path of the aggregated API is not there: it answers no VM with a 404.
+const NOT_AGGREGATED: &str = "the API server does not serve subresources.kubevirt.io/v1alpha1; is APIService v1alpha1.subresources.kubevirt.io there?";
 
 /// The API, for the agent of one node.
 #[derive(Clone)]
 pub struct KubeObjects {
     client: Client,
     node: String,
+    lease_annotations: BTreeMap<String, String>,
 }
 
 impl KubeObjects {
-    /// The API as seen by the agent of `node`.
-    pub fn new(client: Client, node: String) -> Self {
-        Self { client, node }
+    /// The API as seen by the agent of `node`, whose Lease is to carry these annotations.
+    pub fn new(client: Client, node: String, lease_annotations: BTreeMap<String, String>) -> Self {
+        Self { client, node, lease_annotations }
     }
 
     fn vms(&self, namespace: &str) -> Api<VirtualMachine> {
@@ -72,12 +75,16 @@ impl KubeObjects {
         };
         let patch = Patch::Merge(json!({ "spec": spec }));
         match within(RENEW, leases.patch_metadata(&self.node, &PatchParams::default(), &patch)).await {
-            Ok(_) => return Ok(()),
+            Ok(lease) => return self.annotate(&leases, lease.annotations()).await,
             Err(error) if !is_missing(&error) => return Err(error),
             Err(_) => {}
         }
         let lease = Lease {
-            metadata: ObjectMeta { name: Some(self.node.clone()), ..ObjectMeta::default() },
+            metadata: ObjectMeta {
+                name: Some(self.node.clone()),
+                annotations: Some(self.lease_annotations.clone()),
+                ..ObjectMeta::default()
+            },
             spec: Some(LeaseSpec { acquire_time: spec.renew_time.clone(), ..spec }),
         };
         match within(RENEW, leases.create(&PostParams::default(), &lease)).await {
@@ -92,6 +99,18 @@ impl KubeObjects {
             }
             other => other.map(drop),
         }
+    }
+}
+
+impl KubeObjects {
+    /// Writes our annotations where the Lease has others: those of an agent that was here before.
+    async fn annotate(&self, leases: &Api<Lease>, there: &BTreeMap<String, String>) -> Result<(), ApiError> {
+        if self.lease_annotations.iter().all(|(name, value)| there.get(name) == Some(value)) {
+            return Ok(());
+        }
+        let patch = Patch::Merge(json!({"metadata": {"annotations": self.lease_annotations}}));
+        let params = PatchParams::default();
+        within("annotate the node's lease", leases.patch_metadata(&self.node, &params, &patch)).await.map(drop)
     }
 }
 
@@ -213,16 +232,21 @@ fn is_unreleased(ovm: &OfflineVirtualMachine, node: &str) -> bool {
 impl UserDataSource for KubeObjects {
     fn read_user_data<'a>(
         &'a self,
-        namespace: &'a str,
-        secret: &'a str,
-    ) -> BoxFuture<'a, Result<Option<Vec<u8>>, ApiError>> {
+        key: &'a GuestKey,
+        uid: Uuid,
+    ) -> BoxFuture<'a, Result<BTreeMap<String, Vec<u8>>, ApiError>> {
+        const READ: &str = "get the user data from the controller";
+        let refused = |message: String| ApiError::Refused { operation: READ, message };
         async move {
-            let secrets: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
-            let found = within("read the secret", secrets.get_opt(secret)).await?;
-            Ok(found
-                .and_then(|secret| secret.data)
-                .and_then(|mut data| data.remove(USER_DATA_KEY))
-                .map(|bytes| bytes.0))
+            let path = api::subresources::path(&key.namespace, &key.name, "userdata");
+            let request = http::Request::get(path).body(Vec::new()).map_err(|error| refused(error.to_string()))?;
+            let answer = within(READ, self.client.request::<VirtualMachineUserData>(request)).await;
+            let answer =
+                answer.map_err(|error| if is_missing(&error) { refused(NOT_AGGREGATED.to_owned()) } else { error })?;
+            if answer.vm_uid != uid.to_string() {
+                return Err(ApiError::Conflict { operation: READ });
+            }
+            Ok(answer.user_data.into_iter().map(|(secret, bytes)| (secret, bytes.0)).collect())
         }
         .boxed()
     }

@@ -2,11 +2,12 @@
 
 mod kube_objects;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use api::v1alpha1::{OfflineVirtualMachine, VirtualMachine};
 use futures::future::BoxFuture;
 use plan::node::{GuestKey, NodeView};
+use uuid::Uuid;
 
 pub use kube_objects::KubeObjects;
 pub(crate) use kube_objects::within;
@@ -89,14 +90,14 @@ pub trait NodeObjects: Send + Sync + 'static {
     fn list_vm_uids(&self) -> BoxFuture<'_, Result<BTreeSet<String>, ApiError>>;
 }
 
-/// Where user data comes from that the spec only names.
+/// Where user data comes from that the spec only names. Agents have no right to Secrets: the controller reads them.
 pub trait UserDataSource: Send + Sync + 'static {
-    /// Key `userdata` of a Secret. None: there is no such Secret, or it has no such key.
+    /// Key `userdata` of the Secrets that this VM names, by the Secret's name. A Secret that is missing, or has no such key, is left out.
     fn read_user_data<'a>(
         &'a self,
-        namespace: &'a str,
-        secret: &'a str,
-    ) -> BoxFuture<'a, Result<Option<Vec<u8>>, ApiError>>;
+        key: &'a GuestKey,
+        uid: Uuid,
+    ) -> BoxFuture<'a, Result<BTreeMap<String, Vec<u8>>, ApiError>>;
 }
 
 impl ApiError {
