@@ -1,7 +1,7 @@
 //! An OVM that is being deleted: its VM goes first, or is left without us (D2), then the OVM is let go (D3).
 //!
 //! ```text
-//! orphan finalizer there: wait for the garbage collector
+//! orphan finalizer there: take our reference off the VM, wait for the garbage collector
 //! VM with our reference:  placement names it, or never bound -> delete it, wait
 //!                         else                               -> take our reference off it
 //! VM without it:          write to it once, let go
@@ -22,8 +22,7 @@ impl Draft<'_> {
     pub(super) fn plan_ovm_deletion(&mut self, ovm: &OfflineVirtualMachine, vm: Option<&VirtualMachine>) -> Next {
         let next = vm.and_then(|vm| self.plan_upkeep(vm)).or_else(|| {
             if has_finalizer(&ovm.metadata, ORPHAN_FINALIZER) {
-                self.report.note("D2: waiting for the garbage collector to orphan the VM");
-                return None;
+                return self.plan_orphaning(ovm, vm);
             }
             match vm {
                 Some(vm) if is_owned_by(&vm.metadata, uid_of(&ovm.metadata)) => self.plan_owned_deletion(ovm, vm),
@@ -32,6 +31,20 @@ impl Draft<'_> {
             }
         });
         next.or_else(|| self.plan_status(ovm, vm)).unwrap_or(Next::Rest)
+    }
+
+    /// D2: the collector is to orphan the VM. It orphans what is in its graph, which learns of a new kind within 30 s and of a new object within
+    /// milliseconds; a VM that it misses would be deleted as soon as the orphan finalizer is gone.
+    fn plan_orphaning(&mut self, ovm: &OfflineVirtualMachine, vm: Option<&VirtualMachine>) -> Option<Next> {
+        match vm {
+            Some(vm) if is_owned_by(&vm.metadata, uid_of(&ovm.metadata)) && !is_deleting(&vm.metadata) => {
+                Some(self.leave(ovm, vm, "D2: the OVM is deleted without its VM"))
+            }
+            _ => {
+                self.report.note("D2: waiting for the garbage collector to let the OVM go");
+                None
+            }
+        }
     }
 
     /// D2: the VM has our owner reference.
@@ -43,14 +56,15 @@ impl Draft<'_> {
         if bound_node(vm).is_none() || places(ovm, vm) {
             return self.plan_vm_deletion(ovm, vm, "the OVM is being deleted");
         }
+        Some(self.leave(ovm, vm, "D2: placement does not name this bound VM: it is left running, without us"))
+    }
+
+    /// Takes our owner reference off a VM.
+    fn leave(&mut self, ovm: &OfflineVirtualMachine, vm: &VirtualMachine, why: &str) -> Next {
         let uid = uid_of(&ovm.metadata);
         let others = vm.metadata.owner_references.iter().flatten().filter(|owner| owner.uid != uid).cloned();
         let step = Step::EditVm(version_of(&vm.metadata), MetadataEdit::OwnerReferences(others.collect()));
-        Some(self.act(
-            "D2: placement does not name this bound VM: it is left running, without us",
-            step,
-            &[Need::OvmAfterVm],
-        ))
+        self.act(why, step, &[Need::OvmAfterVm])
     }
 
     /// D3: the VM of the name has no owner reference of ours. It is the one in `placement`, or another.

@@ -279,10 +279,17 @@ fn d1_a_delete_needs_an_ovm_read_after_the_vm_and_names_that_vm() {
 }
 
 #[test]
-fn d2_a_deleting_ovm_waits_for_the_collector_to_orphan() {
+fn d2_a_vm_to_be_orphaned_is_left_and_the_ovm_waits_for_the_collector() {
     let (ovm, vm) = running_pair();
-    let observed = settled(world(Some(deleting(orphaning(ovm.clone()))), Some(vm.clone())));
-    assert!(rests(&observed), "the guest is not stopped");
+    let going = deleting(orphaning(ovm.clone()));
+    let Step::EditVm(_, MetadataEdit::OwnerReferences(owners)) = step(&world(Some(going.clone()), Some(vm.clone())))
+    else {
+        panic!("a collector that does not know the VM yet would leave it to us, and we would delete it")
+    };
+    assert!(owners.is_empty(), "{owners:?}");
+    let mut left = vm.clone();
+    left.metadata.owner_references = None;
+    assert!(rests(&settled(world(Some(going), Some(left)))), "the guest is not stopped");
     assert!(matches!(step(&settled(world(Some(deleting(ovm)), Some(vm)))), Step::DeleteVm(_)), "without orphan it is");
 }
 
