@@ -32,7 +32,8 @@ pub(crate) fn measure(rig: &mut Rig, rounds: usize) -> Result<Figure> {
     for _ in 0..rounds {
         let log = File::create(rig.stack.scratch("cold-start.log")).context("create the server's log")?;
         let server = &rig.stack.server;
-        let mut command = Standalone::command(server.data(), &server.address().to_string(), &rig.stack.libvirtd.uri())?;
+        let mut command =
+            Standalone::command(server.data(), &server.standalone()?.address().to_string(), &rig.stack.libvirtd.uri())?;
         let begun = Instant::now();
         let running = Running::spawn(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log))?;
         while !rig.is_ready() {

@@ -23,7 +23,7 @@ const SAMPLE: Duration = Duration::from_secs(2);
 /// # Errors
 /// When the server is gone.
 pub(crate) fn measure_idle(rig: &Rig) -> Result<[Figure; 2]> {
-    let pid = rig.stack.server.pid().context("ovm-standalone does not run")?;
+    let pid = rig.stack.server.standalone()?.pid().context("ovm-standalone does not run")?;
     sleep(QUIET);
     let (begun, cpu) = (Instant::now(), cpu_time(pid)?);
     let mut memory = resident_bytes(pid)?;

@@ -4,7 +4,8 @@
 //! - [`boot_sector`]: guests of 512 bytes
 //! - [`libvirtd`]: a libvirtd for one test, apart from the host's
 //! - [`small_disk`]: a file system that is soon full
-//! - [`standalone`]: `ovm-standalone` as a child process
+//! - [`scenario`]: one scenario, both APIs
+//! - [`server`]: our programs as child processes, [`standalone`] in one or [`separate`] on a real API
 //! - [`kube`]: a real Kubernetes
 //! - [`client`], [`console`], [`watch`]: kubectl and virtctl as a user runs them
 //! - [`machines`]: manifests of small machines
@@ -20,6 +21,9 @@ pub mod kube;
 pub mod libvirtd;
 pub mod machines;
 pub mod programs;
+pub mod scenario;
+pub mod separate;
+pub mod server;
 pub mod small_disk;
 pub mod stack;
 pub mod standalone;

@@ -43,6 +43,15 @@ impl Signal {
     }
 }
 
+impl From<Signal> for nix::sys::signal::Signal {
+    fn from(signal: Signal) -> Self {
+        match signal {
+            Signal::Term => Self::SIGTERM,
+            Signal::Kill => Self::SIGKILL,
+        }
+    }
+}
+
 /// A running libvirtd of our own. Dropping it ends it and every guest that it started.
 #[derive(Debug)]
 pub struct PrivateLibvirtd {

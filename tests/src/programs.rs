@@ -8,6 +8,9 @@ use anyhow::{Context as _, Result, ensure};
 /// Names the folder of the programs, where they are not beside the tests.
 const FOLDER_VARIABLE: &str = "OVM_PROGRAMS";
 
+/// How much of a log a failed test shows.
+const LOG_LINES: usize = 150;
+
 /// A program of this workspace, by name.
 ///
 /// # Errors
@@ -47,6 +50,12 @@ pub fn repository() -> PathBuf {
     let tests =
         std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
     tests.parent().expect("a member of a workspace is below its root").to_owned()
+}
+
+/// The end of a log, as much of it as a failed test shows.
+pub(crate) fn last_lines(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
 }
 
 /// Runs a program to its end, and returns what it printed.

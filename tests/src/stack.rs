@@ -1,4 +1,4 @@
-//! Everything that one scenario needs: a libvirtd of its own, an `ovm-standalone` on it, and a user.
+//! Everything that one scenario needs: a libvirtd of its own, our programs on it, an API, and a user.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,8 +13,10 @@ use serde_json::Value;
 
 use crate::client::Client;
 use crate::console::Console;
-use crate::libvirtd::{PrivateLibvirtd, why_unsupported};
-use crate::programs::{output, program};
+use crate::libvirtd::PrivateLibvirtd;
+use crate::programs::{last_lines, output, program};
+use crate::scenario::Api;
+use crate::server::Server;
 use crate::standalone::Standalone;
 use crate::wait::wait_for;
 
@@ -27,36 +29,16 @@ pub const BOOT_DEADLINE: Duration = Duration::from_mins(3);
 /// The namespace that scenarios use where one is as good as another.
 pub const NAMESPACE: &str = "default";
 
-/// How much of a log a failed scenario shows.
-const LOG_LINES: usize = 150;
-
 /// The servers of one scenario. They end with it, guests included.
 #[derive(Debug)]
 pub struct Stack {
-    /// `ovm-standalone`.
-    pub server: Standalone,
+    /// `ovm-standalone`, or our programs on a real API.
+    pub server: Server,
     /// kubectl and virtctl.
     pub client: Client,
     // Last, so that it is dropped last: its directory holds the server's.
     /// libvirtd and its guests.
     pub libvirtd: PrivateLibvirtd,
-}
-
-/// Runs a scenario on servers of its own, and shows their logs if it fails. A host that cannot run them skips it, loudly.
-///
-/// # Errors
-/// When the servers do not start, or the scenario fails.
-pub fn scenario(name: &str, steps: impl FnOnce(&mut Stack) -> Result<()>) -> Result<()> {
-    if let Some(reason) = why_unsupported() {
-        eprintln!("SKIPPED {name}: {reason}");
-        return Ok(());
-    }
-    let mut stack = Stack::start()?;
-    let result = steps(&mut stack);
-    if result.is_err() {
-        eprintln!("{name} failed\n{}", stack.report());
-    }
-    result
 }
 
 /// An assertion that fails in a scenario shows the logs too.
@@ -69,28 +51,34 @@ impl Drop for Stack {
 }
 
 impl Stack {
-    /// Starts libvirtd and the server.
+    /// Starts libvirtd and `ovm-standalone`.
     ///
     /// # Errors
     /// When one of them does not come up in time.
     pub fn start() -> Result<Self> {
-        let libvirtd = PrivateLibvirtd::start()?;
-        let data = libvirtd.directory().join("data");
-        Self::start_on(libvirtd, &data)
+        Self::start_on(Api::Standalone)
     }
 
-    /// Starts libvirtd and the server, which keeps its data in a directory of the caller's.
+    /// Starts libvirtd and our programs, with this API.
+    ///
+    /// # Errors
+    /// When one of them does not come up in time.
+    pub fn start_on(api: Api) -> Result<Self> {
+        Self::with(PrivateLibvirtd::start()?, |base, libvirt| Server::start(api, base, libvirt))
+    }
+
+    /// Starts libvirtd and `ovm-standalone`, which keeps its data in a directory of the caller's.
     ///
     /// # Errors
     /// When one of them does not come up in time.
     pub fn start_at(data: &Path) -> Result<Self> {
-        Self::start_on(PrivateLibvirtd::start()?, data)
+        Self::with(PrivateLibvirtd::start()?, |_, libvirt| Standalone::start(data, libvirt).map(Server::Standalone))
     }
 
-    fn start_on(libvirtd: PrivateLibvirtd, data: &Path) -> Result<Self> {
+    fn with(libvirtd: PrivateLibvirtd, start: impl FnOnce(&Path, &str) -> Result<Server>) -> Result<Self> {
         let home = libvirtd.directory().join("home");
         fs::create_dir(&home).context("make the user's home")?;
-        let server = Standalone::start(data, &libvirtd.uri())?;
+        let server = start(libvirtd.directory(), &libvirtd.uri())?;
         let client = Client::new(&server.kubeconfig(), &home);
         Ok(Self { server, client, libvirtd })
     }
@@ -272,7 +260,7 @@ impl Stack {
     }
 
     /// What a failed scenario shows: objects, events, domains and the ends of the logs.
-    fn report(&self) -> String {
+    pub(crate) fn report(&self) -> String {
         let show = |title: &str, text: Result<String>| {
             format!("--- {title}\n{}\n", text.unwrap_or_else(|error| format!("{error:#}")))
         };
@@ -280,7 +268,7 @@ impl Stack {
             show("objects", self.client.kubectl(&["get", "ovm,vm", "-A", "-o", "yaml"])),
             show("events", self.client.kubectl(&["get", "events", "-A"])),
             show("domains", self.libvirtd.virsh(&["list", "--all"])),
-            show("ovm-standalone", Ok(last_lines(&self.server.log()))),
+            show("our programs", Ok(self.server.log())),
             show("libvirtd", Ok(last_lines(&self.libvirtd.log()))),
         ]
         .concat()
@@ -290,9 +278,4 @@ impl Stack {
 /// An object's UID.
 pub fn uid(object: &Value) -> &str {
     object["metadata"]["uid"].as_str().unwrap_or_default()
-}
-
-fn last_lines(text: &str) -> String {
-    let lines: Vec<&str> = text.lines().collect();
-    lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
 }

@@ -84,11 +84,7 @@ impl Standalone {
     pub fn stop(&mut self, signal: Signal) -> Result<()> {
         let mut child = self.child.take().context("ovm-standalone is not running")?;
         let pid = Pid::from_raw(i32::try_from(child.id()).context("a process id is a positive i32")?);
-        let number = match signal {
-            Signal::Term => nix::sys::signal::Signal::SIGTERM,
-            Signal::Kill => nix::sys::signal::Signal::SIGKILL,
-        };
-        kill(pid, number).context("signal ovm-standalone")?;
+        kill(pid, nix::sys::signal::Signal::from(signal)).context("signal ovm-standalone")?;
         wait_for("ovm-standalone ends", DEADLINE, || child.try_wait()?.context("it still runs").map(drop))
             .with_context(|| format!("its log:\n{}", self.log()))
     }

@@ -13,9 +13,15 @@ use tests::boot_sector::IDLE;
 use tests::libvirtd::why_unsupported;
 use tests::machines::{machine_spec, offline_machine};
 use tests::programs::{failure, program};
-use tests::stack::{DEADLINE, NAMESPACE, scenario};
+use tests::stack::{DEADLINE, NAMESPACE, Stack};
 use tests::standalone::{Standalone, free_address};
 use tests::wait::wait_for;
+
+tests::scenarios! {
+    each_admission_rule_is_422_with_its_cause_and_field: Admission,
+    kubectl_shows_the_causes: Admission,
+    an_image_that_is_not_in_the_store_is_named_with_the_fix,
+}
 
 /// One broken field: what makes it broken, and the cause that is to come back. `P` stands for the path of the spec.
 struct Broken {
@@ -106,76 +112,68 @@ fn rules() -> Vec<Broken> {
     ]
 }
 
-#[test]
-fn each_admission_rule_is_422_with_its_cause_and_field() -> Result<()> {
-    scenario("each_admission_rule_is_422_with_its_cause_and_field", |stack| {
-        for (kind, plural, path) in [
-            ("OfflineVirtualMachine", "offlinevirtualmachines", "spec.template.spec"),
-            ("VirtualMachine", "virtualmachines", "spec"),
-        ] {
-            for rule in rules() {
-                let mut spec = machine_spec("idle");
-                *spec.pointer_mut(rule.pointer).context("the pointer is in the spec")? = rule.value;
-                let spec =
-                    if kind == "VirtualMachine" { spec } else { json!({"running": false, "template": {"spec": spec}}) };
-                let object = json!({"apiVersion": "kubevirt.io/v1alpha1", "kind": kind, "metadata": {"name": "bad"}, "spec": spec});
-                let collection = format!("/apis/kubevirt.io/v1alpha1/namespaces/{NAMESPACE}/{plural}");
-                let (code, status) = stack.client.post(&collection, &object)?;
-                let field = rule.field.replacen('P', path, 1);
-                let message = rule.message.replace("P.", &format!("{path}."));
-                let wanted = json!({"reason": "FieldValueInvalid", "field": field, "message": message});
-                let causes = status["details"]["causes"].as_array().cloned().unwrap_or_default();
-                ensure!(code == 422 && causes.contains(&wanted), "{kind}: not {code} with {wanted}, but {status}");
-            }
+fn each_admission_rule_is_422_with_its_cause_and_field(stack: &mut Stack) -> Result<()> {
+    for (kind, plural, path) in [
+        ("OfflineVirtualMachine", "offlinevirtualmachines", "spec.template.spec"),
+        ("VirtualMachine", "virtualmachines", "spec"),
+    ] {
+        for rule in rules() {
+            let mut spec = machine_spec("idle");
+            *spec.pointer_mut(rule.pointer).context("the pointer is in the spec")? = rule.value;
+            let spec =
+                if kind == "VirtualMachine" { spec } else { json!({"running": false, "template": {"spec": spec}}) };
+            let object =
+                json!({"apiVersion": "kubevirt.io/v1alpha1", "kind": kind, "metadata": {"name": "bad"}, "spec": spec});
+            let collection = format!("/apis/kubevirt.io/v1alpha1/namespaces/{NAMESPACE}/{plural}");
+            let (code, status) = stack.client.post(&collection, &object)?;
+            let field = rule.field.replacen('P', path, 1);
+            let message = rule.message.replace("P.", &format!("{path}."));
+            let wanted = json!({"reason": "FieldValueInvalid", "field": field, "message": message});
+            let causes = status["details"]["causes"].as_array().cloned().unwrap_or_default();
+            ensure!(code == 422 && causes.contains(&wanted), "{kind}: not {code} with {wanted}, but {status}");
         }
-        let missing = json!({"apiVersion": "kubevirt.io/v1alpha1", "kind": "OfflineVirtualMachine", "metadata": {"name": "bad"}, "spec": {"running": false}});
-        let (code, status) = stack
-            .client
-            .post(&format!("/apis/kubevirt.io/v1alpha1/namespaces/{NAMESPACE}/offlinevirtualmachines"), &missing)?;
-        let cause = &status["details"]["causes"][0];
-        ensure!(
-            code == 422 && cause["field"] == "spec.template" && cause["reason"] == "FieldValueRequired",
-            "without a template: {code} {status}"
-        );
-        let left = stack.client.kubectl(&["get", "ovm,vm", "-A"])?;
-        ensure!(left.is_empty(), "a refused object was stored:\n{left}");
-        Ok(())
-    })
+    }
+    let missing = json!({"apiVersion": "kubevirt.io/v1alpha1", "kind": "OfflineVirtualMachine", "metadata": {"name": "bad"}, "spec": {"running": false}});
+    let (code, status) = stack
+        .client
+        .post(&format!("/apis/kubevirt.io/v1alpha1/namespaces/{NAMESPACE}/offlinevirtualmachines"), &missing)?;
+    let cause = &status["details"]["causes"][0];
+    ensure!(
+        code == 422 && cause["field"] == "spec.template" && cause["reason"] == "FieldValueRequired",
+        "without a template: {code} {status}"
+    );
+    let left = stack.client.kubectl(&["get", "ovm,vm", "-A"])?;
+    ensure!(left.is_empty(), "a refused object was stored:\n{left}");
+    Ok(())
 }
 
-#[test]
-fn kubectl_shows_the_causes() -> Result<()> {
-    scenario("kubectl_shows_the_causes", |stack| {
-        let mut object = offline_machine(NAMESPACE, "bad", "idle", false);
-        object["spec"]["template"]["spec"]["volumes"][0]["name"] = json!("other");
-        let said = stack.client.create(&object).err().context("it was taken")?.to_string();
-        ensure!(
-            said.contains("spec.template.spec.domain.devices.disks[0].volumeName 'root' not found."),
-            "kubectl says {said}"
-        );
-        Ok(())
-    })
+fn kubectl_shows_the_causes(stack: &mut Stack) -> Result<()> {
+    let mut object = offline_machine(NAMESPACE, "bad", "idle", false);
+    object["spec"]["template"]["spec"]["volumes"][0]["name"] = json!("other");
+    let said = stack.client.create(&object).err().context("it was taken")?.to_string();
+    ensure!(
+        said.contains("spec.template.spec.domain.devices.disks[0].volumeName 'root' not found."),
+        "kubectl says {said}"
+    );
+    Ok(())
 }
 
-#[test]
-fn an_image_that_is_not_in_the_store_is_named_with_the_fix() -> Result<()> {
-    scenario("an_image_that_is_not_in_the_store_is_named_with_the_fix", |stack| {
-        stack.client.create(&offline_machine(NAMESPACE, "missing", "example.com/nobody/has:this", true))?;
-        wait_for("the machine names the image and the fix", DEADLINE, || {
-            let machine = stack.machine(NAMESPACE, "missing")?.context("there is no machine yet")?;
-            let conditions = machine["status"]["conditions"].as_array().cloned().unwrap_or_default();
-            let synchronized = conditions.iter().find(|condition| condition["type"] == "Synchronized");
-            let message = synchronized.and_then(|condition| condition["message"].as_str()).unwrap_or_default();
-            let clear = message.contains("example.com/nobody/has:this") && message.contains("ovm-agent image import");
-            ensure!(clear, "its conditions are {conditions:?}");
-            Ok(())
-        })?;
-        ensure!(stack.domain_state(NAMESPACE, "missing")?.is_none(), "a domain was made without its disk");
-        // The fix is enough: nobody has to delete and create anything.
-        stack.import_sector("example.com/nobody/has:this", &IDLE)?;
-        stack.wait_for_phase(NAMESPACE, "missing", "Running")?;
+fn an_image_that_is_not_in_the_store_is_named_with_the_fix(stack: &mut Stack) -> Result<()> {
+    stack.client.create(&offline_machine(NAMESPACE, "missing", "example.com/nobody/has:this", true))?;
+    wait_for("the machine names the image and the fix", DEADLINE, || {
+        let machine = stack.machine(NAMESPACE, "missing")?.context("there is no machine yet")?;
+        let conditions = machine["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        let synchronized = conditions.iter().find(|condition| condition["type"] == "Synchronized");
+        let message = synchronized.and_then(|condition| condition["message"].as_str()).unwrap_or_default();
+        let clear = message.contains("example.com/nobody/has:this") && message.contains("ovm-agent image import");
+        ensure!(clear, "its conditions are {conditions:?}");
         Ok(())
-    })
+    })?;
+    ensure!(stack.domain_state(NAMESPACE, "missing")?.is_none(), "a domain was made without its disk");
+    // The fix is enough: nobody has to delete and create anything.
+    stack.import_sector("example.com/nobody/has:this", &IDLE)?;
+    stack.wait_for_phase(NAMESPACE, "missing", "Running")?;
+    Ok(())
 }
 
 /// Runs `ovm-standalone` where it cannot work, and returns the last line that it writes before it ends.

@@ -3,9 +3,14 @@
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 use tests::programs::{demo_guest_disk, repository};
-use tests::stack::{BOOT_DEADLINE, NAMESPACE, scenario, uid};
+use tests::stack::{BOOT_DEADLINE, NAMESPACE, Stack, uid};
 use tests::wait::wait_for;
 use tests::watch::Watch;
+
+tests::scenarios! {
+    walk_through_of_the_guide: Console,
+    every_example_runs: Console,
+}
 
 const IMAGE: &str = "kubevirt/cirros-registry-disk-demo:latest";
 const NAME: &str = "ovm-cirros";
@@ -24,115 +29,105 @@ fn the_example_is_the_guides_own() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn walk_through_of_the_guide() -> Result<()> {
-    scenario("walk_through_of_the_guide", |stack| {
-        stack.import(IMAGE, &demo_guest_disk()?)?;
+fn walk_through_of_the_guide(stack: &mut Stack) -> Result<()> {
+    stack.import(IMAGE, &demo_guest_disk()?)?;
 
-        // "Since `spec.running` is set to `false`, no vm will be created"
-        let created = stack.client.kubectl(&["create", "-f", &manifest()])?;
-        ensure!(created == "offlinevirtualmachine.kubevirt.io/ovm-cirros created", "kubectl create says {created}");
-        stack.wait_for_status(NAMESPACE, NAME, false, false)?;
-        let listed = stack.client.kubectl(&["get", "vms"])?;
-        ensure!(listed.is_empty(), "kubectl get vms prints {listed}");
+    // "Since `spec.running` is set to `false`, no vm will be created"
+    let created = stack.client.kubectl(&["create", "-f", &manifest()])?;
+    ensure!(created == "offlinevirtualmachine.kubevirt.io/ovm-cirros created", "kubectl create says {created}");
+    stack.wait_for_status(NAMESPACE, NAME, false, false)?;
+    let listed = stack.client.kubectl(&["get", "vms"])?;
+    ensure!(listed.is_empty(), "kubectl get vms prints {listed}");
 
-        // "Let's start the OfflineVirtualMachine", as it is typed there.
-        let ready = Watch::start(&stack.client, &["get", "ovm", NAME], "{.status.ready}")?;
-        let said = stack.client.virtctl(&["start", "omv", NAME])?;
-        ensure!(said.is_empty(), "virtctl start is silent on success, not {said}");
-        let again = stack.client.virtctl_fails(&["start", NAME])?;
-        ensure!(again == "Error: VirtualMachine 'ovm-cirros' is already running", "a second start says {again}");
+    // "Let's start the OfflineVirtualMachine", as it is typed there.
+    let ready = Watch::start(&stack.client, &["get", "ovm", NAME], "{.status.ready}")?;
+    let said = stack.client.virtctl(&["start", "omv", NAME])?;
+    ensure!(said.is_empty(), "virtctl start is silent on success, not {said}");
+    let again = stack.client.virtctl_fails(&["start", NAME])?;
+    ensure!(again == "Error: VirtualMachine 'ovm-cirros' is already running", "a second start says {again}");
 
-        let mut console = stack.console(NAMESPACE, NAME)?;
-        stack.wait_for_status(NAMESPACE, NAME, true, true)?;
-        let first = stack.wait_for_phase(NAMESPACE, NAME, "Running")?;
-        let uuid = stack.firmware_uuid(NAMESPACE, NAME)?;
-        console.expect("printed from cloud-init userdata", BOOT_DEADLINE)?;
-        console.expect(&format!("firmware UUID {uuid}"), BOOT_DEADLINE)?;
-        console.expect("ovm-cirros login:", BOOT_DEADLINE)?;
+    let mut console = stack.console(NAMESPACE, NAME)?;
+    stack.wait_for_status(NAMESPACE, NAME, true, true)?;
+    let first = stack.wait_for_phase(NAMESPACE, NAME, "Running")?;
+    let uuid = stack.firmware_uuid(NAMESPACE, NAME)?;
+    console.expect("printed from cloud-init userdata", BOOT_DEADLINE)?;
+    console.expect(&format!("firmware UUID {uuid}"), BOOT_DEADLINE)?;
+    console.expect("ovm-cirros login:", BOOT_DEADLINE)?;
 
-        let described = stack.client.kubectl(&["describe", "ovm", NAME])?;
-        for words in [
-            &["Created:", "true"][..],
-            &["Ready:", "true"],
-            &["Normal", "SuccessfulCreate", "offlinevirtualmachine-controller", "Created virtual machine: ovm-cirros"],
-        ] {
-            let found = described.lines().any(|line| words.iter().all(|word| line.contains(word)));
-            ensure!(found, "no line with {words:?} in\n{described}");
-        }
-        let table = stack.client.kubectl(&["get", "ovm,vm"])?;
-        ensure!(table.contains("offlinevirtualmachine.kubevirt.io/ovm-cirros"), "kubectl get ovm,vm prints\n{table}");
-        ensure!(table.contains("virtualmachine.kubevirt.io/ovm-cirros"), "kubectl get ovm,vm prints\n{table}");
+    let described = stack.client.kubectl(&["describe", "ovm", NAME])?;
+    for words in [
+        &["Created:", "true"][..],
+        &["Ready:", "true"],
+        &["Normal", "SuccessfulCreate", "offlinevirtualmachine-controller", "Created virtual machine: ovm-cirros"],
+    ] {
+        let found = described.lines().any(|line| words.iter().all(|word| line.contains(word)));
+        ensure!(found, "no line with {words:?} in\n{described}");
+    }
+    let table = stack.client.kubectl(&["get", "ovm,vm"])?;
+    ensure!(table.contains("offlinevirtualmachine.kubevirt.io/ovm-cirros"), "kubectl get ovm,vm prints\n{table}");
+    ensure!(table.contains("virtualmachine.kubevirt.io/ovm-cirros"), "kubectl get ovm,vm prints\n{table}");
 
-        // "If a VirtualMachine reaches a final state ... set `status.ready` to `false` and re-create the VirtualMachine"
-        console.send("cirros\n")?;
-        console.expect("Password:", BOOT_DEADLINE)?;
-        console.send("gocubsgo\n")?;
-        console.expect("# ", BOOT_DEADLINE)?;
-        console.send("poweroff\n")?;
-        let second = stack.wait_for_successor(NAMESPACE, NAME, &first)?;
-        ready.expect_in_order(&["true", "false", "true"])?;
-        let events = stack.events(NAMESPACE, "VirtualMachine", NAME)?;
-        let shut_down = ("Stopped".to_owned(), "The VM was shut down.".to_owned());
-        ensure!(events.contains(&shut_down), "the events are {events:?}");
-        ensure!(stack.firmware_uuid(NAMESPACE, NAME)? == uuid, "the firmware UUID changed at the re-creation");
+    // "If a VirtualMachine reaches a final state ... set `status.ready` to `false` and re-create the VirtualMachine"
+    console.send("cirros\n")?;
+    console.expect("Password:", BOOT_DEADLINE)?;
+    console.send("gocubsgo\n")?;
+    console.expect("# ", BOOT_DEADLINE)?;
+    console.send("poweroff\n")?;
+    let second = stack.wait_for_successor(NAMESPACE, NAME, &first)?;
+    ready.expect_in_order(&["true", "false", "true"])?;
+    let events = stack.events(NAMESPACE, "VirtualMachine", NAME)?;
+    let shut_down = ("Stopped".to_owned(), "The VM was shut down.".to_owned());
+    ensure!(events.contains(&shut_down), "the events are {events:?}");
+    ensure!(stack.firmware_uuid(NAMESPACE, NAME)? == uuid, "the firmware UUID changed at the re-creation");
 
-        // "A VirtualMachine restart can be triggered by deleting the VirtualMachine. This will also propagate configuration changes"
-        stack.client.merge(
-            "ovm",
-            NAMESPACE,
-            NAME,
-            &json!({"spec": {"template": {"spec": {"terminationGracePeriodSeconds": 120}}}}),
-        )?;
-        stack.client.kubectl(&["delete", "virtualmachine", NAME])?;
-        let third = stack.wait_for_successor(NAMESPACE, NAME, &second)?;
-        ensure!(
-            third["spec"]["terminationGracePeriodSeconds"] == 120,
-            "the template's change is not in {}",
-            third["spec"]
-        );
-        ensure!(stack.firmware_uuid(NAMESPACE, NAME)? == uuid, "the firmware UUID changed at the restart");
-        let mut console = stack.console(NAMESPACE, NAME)?;
-        console.expect("ovm-cirros login:", BOOT_DEADLINE)?;
+    // "A VirtualMachine restart can be triggered by deleting the VirtualMachine. This will also propagate configuration changes"
+    stack.client.merge(
+        "ovm",
+        NAMESPACE,
+        NAME,
+        &json!({"spec": {"template": {"spec": {"terminationGracePeriodSeconds": 120}}}}),
+    )?;
+    stack.client.kubectl(&["delete", "virtualmachine", NAME])?;
+    let third = stack.wait_for_successor(NAMESPACE, NAME, &second)?;
+    ensure!(third["spec"]["terminationGracePeriodSeconds"] == 120, "the template's change is not in {}", third["spec"]);
+    ensure!(stack.firmware_uuid(NAMESPACE, NAME)? == uuid, "the firmware UUID changed at the restart");
+    let mut console = stack.console(NAMESPACE, NAME)?;
+    console.expect("ovm-cirros login:", BOOT_DEADLINE)?;
 
-        // The guest obeys the power button, well within its two minutes.
-        stack.client.virtctl(&["stop", NAME])?;
-        console.expect("demo guest: power button", BOOT_DEADLINE)?;
-        wait_for("the guest has stopped", BOOT_DEADLINE, || stack.wait_until_gone(NAMESPACE, NAME))?;
-        stack.wait_for_status(NAMESPACE, NAME, false, false)?;
-        let again = stack.client.virtctl_fails(&["stop", NAME])?;
-        ensure!(again == "Error: VirtualMachine 'ovm-cirros' is already stopped", "a second stop says {again}");
-        stack.client.kubectl(&["delete", "ovm", NAME])?;
-        ensure!(stack.offline_machine(NAMESPACE, NAME)?.is_none(), "the OfflineVirtualMachine is still there");
-        ensure!(uid(&first) != uid(&third), "a restart makes a new VirtualMachine");
-        Ok(())
-    })
+    // The guest obeys the power button, well within its two minutes.
+    stack.client.virtctl(&["stop", NAME])?;
+    console.expect("demo guest: power button", BOOT_DEADLINE)?;
+    wait_for("the guest has stopped", BOOT_DEADLINE, || stack.wait_until_gone(NAMESPACE, NAME))?;
+    stack.wait_for_status(NAMESPACE, NAME, false, false)?;
+    let again = stack.client.virtctl_fails(&["stop", NAME])?;
+    ensure!(again == "Error: VirtualMachine 'ovm-cirros' is already stopped", "a second stop says {again}");
+    stack.client.kubectl(&["delete", "ovm", NAME])?;
+    ensure!(stack.offline_machine(NAMESPACE, NAME)?.is_none(), "the OfflineVirtualMachine is still there");
+    ensure!(uid(&first) != uid(&third), "a restart makes a new VirtualMachine");
+    Ok(())
 }
 
-#[test]
-fn every_example_runs() -> Result<()> {
-    scenario("every_example_runs", |stack| {
-        stack.import(IMAGE, &demo_guest_disk()?)?;
-        for (file, name) in [
-            ("vm.yaml", "vm-once"),
-            ("ovm-emptydisk.yaml", "ovm-emptydisk"),
-            ("ovm-cloudinit-secret.yaml", "ovm-cloudinit-secret"),
-            ("ovm-watchdog.yaml", "ovm-watchdog"),
-        ] {
-            let path = repository().join("examples").join(file).display().to_string();
-            stack.client.kubectl(&["create", "-f", &path]).with_context(|| format!("create {file}"))?;
-            stack.wait_for_phase(NAMESPACE, name, "Running").with_context(|| format!("run {file}"))?;
-        }
-        let mut console = stack.console(NAMESPACE, "ovm-cloudinit-secret")?;
-        console.expect("printed from a secret", BOOT_DEADLINE)?;
+fn every_example_runs(stack: &mut Stack) -> Result<()> {
+    stack.import(IMAGE, &demo_guest_disk()?)?;
+    for (file, name) in [
+        ("vm.yaml", "vm-once"),
+        ("ovm-emptydisk.yaml", "ovm-emptydisk"),
+        ("ovm-cloudinit-secret.yaml", "ovm-cloudinit-secret"),
+        ("ovm-watchdog.yaml", "ovm-watchdog"),
+    ] {
+        let path = repository().join("examples").join(file).display().to_string();
+        stack.client.kubectl(&["create", "-f", &path]).with_context(|| format!("create {file}"))?;
+        stack.wait_for_phase(NAMESPACE, name, "Running").with_context(|| format!("run {file}"))?;
+    }
+    let mut console = stack.console(NAMESPACE, "ovm-cloudinit-secret")?;
+    console.expect("printed from a secret", BOOT_DEADLINE)?;
 
-        // None is left out of this test.
-        let mut examples: Vec<String> = std::fs::read_dir(repository().join("examples"))?
-            .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
-            .collect::<Result<_>>()?;
-        examples.sort();
-        let known = ["ovm-cloudinit-secret.yaml", "ovm-emptydisk.yaml", "ovm-watchdog.yaml", "ovm.yaml", "vm.yaml"];
-        ensure!(examples == known, "the examples are {examples:?}");
-        Ok(())
-    })
+    // None is left out of this test.
+    let mut examples: Vec<String> = std::fs::read_dir(repository().join("examples"))?
+        .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+        .collect::<Result<_>>()?;
+    examples.sort();
+    let known = ["ovm-cloudinit-secret.yaml", "ovm-emptydisk.yaml", "ovm-watchdog.yaml", "ovm.yaml", "vm.yaml"];
+    ensure!(examples == known, "the examples are {examples:?}");
+    Ok(())
 }

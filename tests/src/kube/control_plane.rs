@@ -9,7 +9,6 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use nix::sys::signal::Signal as UnixSignal;
 
 use crate::client::Client;
 use crate::kube::assets::asset;
@@ -197,10 +196,6 @@ impl ControlPlane {
     /// # Errors
     /// When it does not run.
     pub fn stop_api(&mut self, signal: Signal) -> Result<()> {
-        let signal = match signal {
-            Signal::Term => UnixSignal::SIGTERM,
-            Signal::Kill => UnixSignal::SIGKILL,
-        };
         self.api.take().context("the API server does not run")?.stop(signal)
     }
 
@@ -219,13 +214,9 @@ impl ControlPlane {
         Ok(())
     }
 
-    /// The logs so far.
+    /// The ends of the logs.
     pub fn log(&self) -> String {
-        let logs = ["kube-apiserver", "kube-controller-manager"].map(|name| {
-            let log = fs::read_to_string(self.directory.path().join("log").join(format!("{name}.log")));
-            format!("--- {name}\n{}\n", log.unwrap_or_default())
-        });
-        logs.concat()
+        self.servers.logs(&["kube-apiserver", "kube-controller-manager"])
     }
 
     fn start_controllers(&mut self) -> Result<()> {

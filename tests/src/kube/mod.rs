@@ -8,8 +8,11 @@ mod assets;
 mod authority;
 mod control_plane;
 mod directory;
+mod pool;
 mod servers;
 
 pub use assets::{asset, why_unavailable};
 pub use authority::{Authority, Certificate};
 pub use control_plane::{ControlPlane, Settings};
+pub use pool::{NODE, SharedApi, why_no_shared_api};
+pub(crate) use servers::{Server, Servers};

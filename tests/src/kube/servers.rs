@@ -13,6 +13,7 @@ use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
+use crate::programs::last_lines;
 use crate::wait::wait_for;
 
 /// Time for a server to end, after which it is killed.
@@ -51,7 +52,7 @@ impl Servers {
 
     /// Starts a program.
     pub(crate) fn start(&self, name: &str, command: &Command) -> Result<Server> {
-        let log = self.directory.join("log").join(format!("{name}.log"));
+        let log = self.log_of(name);
         let output = File::options().create(true).append(true).open(&log).context("open a server's log")?;
         let mut guarded = Command::new("setpriv");
         guarded.args(["--pdeathsig", "KILL"]).arg(command.get_program()).args(command.get_args());
@@ -69,6 +70,19 @@ impl Servers {
             answers.recv().context("the thread of servers has ended")?.with_context(|| format!("run {name}"))?;
         Ok(Server { name: name.to_owned(), child, log })
     }
+
+    /// The ends of the logs of these servers.
+    pub(crate) fn logs(&self, names: &[&str]) -> String {
+        let show = |name: &&str| {
+            let log = fs::read_to_string(self.log_of(name)).unwrap_or_default();
+            format!("--- {name}\n{}\n", last_lines(&log))
+        };
+        names.iter().map(show).collect()
+    }
+
+    fn log_of(&self, name: &str) -> PathBuf {
+        self.directory.join("log").join(format!("{name}.log"))
+    }
 }
 
 impl Server {
@@ -81,8 +95,8 @@ impl Server {
     }
 
     /// Ends it by a signal and waits until it is gone.
-    pub(crate) fn stop(mut self, signal: Signal) -> Result<()> {
-        self.signal(signal)?;
+    pub(crate) fn stop(mut self, signal: impl Into<Signal>) -> Result<()> {
+        self.signal(signal.into())?;
         wait_for(&format!("{} ends", self.name), END_DEADLINE, || {
             self.child.try_wait()?.context("it still runs").map(drop)
         })
@@ -93,9 +107,9 @@ impl Server {
         killpg(self.group()?, signal).with_context(|| format!("signal {}", self.name))
     }
 
-    /// Its log so far, over all starts.
-    pub(crate) fn log(&self) -> String {
-        fs::read_to_string(&self.log).unwrap_or_default()
+    /// The end of its log, over all starts.
+    fn log(&self) -> String {
+        last_lines(&fs::read_to_string(&self.log).unwrap_or_default())
     }
 
     fn group(&self) -> Result<Pid> {
