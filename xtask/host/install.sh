@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Installs what the project needs from Debian: libvirt, QEMU, kubectl and the tools that build and test it. Does nothing where all of it is there.
+# Installs what the project needs from Debian: libvirt, QEMU, kubectl, the tools that build and test it, and what the tests' cluster nodes run. Does nothing where all of it is there.
 # usage: xtask/host/install.sh   (root, Debian 12 or newer)
 set -euo pipefail
 
 # libvirt and QEMU come from one suite, or the client library and the daemon disagree. Backports on Debian 12: 11.3 and 10.0.
 VIRT_PACKAGES=(libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients libvirt-dev libvirt0 qemu-system-x86 qemu-utils)
 TOOL_PACKAGES=(tini libxml2-utils pkg-config gcc libc6-dev make curl ca-certificates strace socat iproute2 openssl
+  containerd runc containernetworking-plugins nftables
   busybox-static syslinux syslinux-common mtools dosfstools cpio gzip xz-utils zstd kmod)
 
 . /etc/os-release

@@ -146,8 +146,9 @@ fn start() -> Result<ControlPlane> {
 /// Our CustomResourceDefinitions, as they are released.
 fn apply_kinds(client: &Client) -> Result<()> {
     let folder = repository().join("manifests/crd").display().to_string();
-    client.kubectl(&["apply", "--server-side", "-f", &folder])?;
-    client.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "-f", &folder]).map(drop)
+    client.kubectl(&["apply", "--server-side", "-k", &folder])?;
+    let kinds = ["crd/offlinevirtualmachines.kubevirt.io", "crd/virtualmachines.kubevirt.io"];
+    client.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", kinds[0], kinds[1]]).map(drop)
 }
 
 fn namespaces(client: &Client) -> Result<Vec<String>> {
