@@ -14,7 +14,7 @@ use tests::libvirtd::{PrivateLibvirtd, why_unsupported};
 use tests::machines::{bare_machine, offline_machine};
 use tests::programs::{failure, program};
 use tests::small_disk::SmallDisk;
-use tests::stack::{DEADLINE, NAMESPACE, Stack, scenario, uid};
+use tests::stack::{DEADLINE, NAMESPACE, Stack, uid};
 use tests::standalone::{Standalone, free_address};
 use tests::wait::wait_for;
 
@@ -25,48 +25,49 @@ const BIG_ANNOTATION: usize = 200 << 10;
 /// So many do not fit, however much they have to spare.
 const TOO_MANY: usize = 100;
 
-#[test]
-fn i5_a_libvirtd_that_hangs_stops_no_guest_and_all_goes_on_when_it_answers() -> Result<()> {
-    scenario("i5_a_libvirtd_that_hangs_stops_no_guest_and_all_goes_on_when_it_answers", |stack| {
-        stack.import_sector("idle", &IDLE)?;
-        stack.import_sector("obeys", &OBEYS_POWER_BUTTON)?;
-        stack.client.create(&offline_machine(NAMESPACE, "stays", "idle", true))?;
-        for name in ["deleted", "killed"] {
-            stack.client.create(&bare_machine(NAMESPACE, name, "idle"))?;
-        }
-        for name in ["stays", "deleted", "killed"] {
-            stack.wait_for_phase(NAMESPACE, name, "Running")?;
-        }
-        let before = stack.machine(NAMESPACE, "stays")?.context("the machine is gone")?;
-        let [stays, deleted, killed] =
-            [stack.qemu(NAMESPACE, "stays")?, stack.qemu(NAMESPACE, "deleted")?, stack.qemu(NAMESPACE, "killed")?];
+tests::scenarios! {
+    i5_a_libvirtd_that_hangs_stops_no_guest_and_all_goes_on_when_it_answers,
+}
 
-        stack.libvirtd.suspend_daemon()?;
-        wait_for_schedulable(stack, "false")?;
-        stack.client.create(&bare_machine(NAMESPACE, "new", "idle"))?;
-        stack.client.kubectl(&["delete", "vm", "deleted", "--wait=false"])?;
-        kill(killed, nix::sys::signal::Signal::SIGKILL).context("kill QEMU")?;
-        wait_for("the new machine says that no node takes it", DEADLINE, || {
-            let machine = stack.machine(NAMESPACE, "new")?.context("the machine is gone")?;
-            let text = machine["status"]["conditions"].to_string();
-            ensure!(text.contains("accept no guests"), "its status is {}", machine["status"]);
-            Ok(())
-        })?;
-        for (name, qemu) in [("stays", stays), ("deleted", deleted)] {
-            ensure!(is_alive(qemu), "{name} was ended while libvirtd hung");
-        }
+fn i5_a_libvirtd_that_hangs_stops_no_guest_and_all_goes_on_when_it_answers(stack: &mut Stack) -> Result<()> {
+    stack.import_sector("idle", &IDLE)?;
+    stack.import_sector("obeys", &OBEYS_POWER_BUTTON)?;
+    stack.client.create(&offline_machine(NAMESPACE, "stays", "idle", true))?;
+    for name in ["deleted", "killed"] {
+        stack.client.create(&bare_machine(NAMESPACE, name, "idle"))?;
+    }
+    for name in ["stays", "deleted", "killed"] {
+        stack.wait_for_phase(NAMESPACE, name, "Running")?;
+    }
+    let before = stack.machine(NAMESPACE, "stays")?.context("the machine is gone")?;
+    let [stays, deleted, killed] =
+        [stack.qemu(NAMESPACE, "stays")?, stack.qemu(NAMESPACE, "deleted")?, stack.qemu(NAMESPACE, "killed")?];
 
-        stack.libvirtd.resume_daemon()?;
-        wait_for_schedulable(stack, "true")?;
-        stack.wait_until_gone(NAMESPACE, "deleted")?;
-        stack.wait_for_phase(NAMESPACE, "killed", "Failed")?;
-        stack.wait_for_phase(NAMESPACE, "new", "Running")?;
-        let after = stack.wait_for_phase(NAMESPACE, "stays", "Running")?;
-        ensure!(uid(&after) == uid(&before), "the machine was replaced");
-        ensure!(after["status"] == before["status"], "its status was {} and is {}", before["status"], after["status"]);
-        ensure!(stack.qemu(NAMESPACE, "stays")? == stays, "the guest was restarted");
+    stack.libvirtd.suspend_daemon()?;
+    wait_for_schedulable(stack, "false")?;
+    stack.client.create(&bare_machine(NAMESPACE, "new", "idle"))?;
+    stack.client.kubectl(&["delete", "vm", "deleted", "--wait=false"])?;
+    kill(killed, nix::sys::signal::Signal::SIGKILL).context("kill QEMU")?;
+    wait_for("the new machine says that no node takes it", DEADLINE, || {
+        let machine = stack.machine(NAMESPACE, "new")?.context("the machine is gone")?;
+        let text = machine["status"]["conditions"].to_string();
+        ensure!(text.contains("accept no guests"), "its status is {}", machine["status"]);
         Ok(())
-    })
+    })?;
+    for (name, qemu) in [("stays", stays), ("deleted", deleted)] {
+        ensure!(is_alive(qemu), "{name} was ended while libvirtd hung");
+    }
+
+    stack.libvirtd.resume_daemon()?;
+    wait_for_schedulable(stack, "true")?;
+    stack.wait_until_gone(NAMESPACE, "deleted")?;
+    stack.wait_for_phase(NAMESPACE, "killed", "Failed")?;
+    stack.wait_for_phase(NAMESPACE, "new", "Running")?;
+    let after = stack.wait_for_phase(NAMESPACE, "stays", "Running")?;
+    ensure!(uid(&after) == uid(&before), "the machine was replaced");
+    ensure!(after["status"] == before["status"], "its status was {} and is {}", before["status"], after["status"]);
+    ensure!(stack.qemu(NAMESPACE, "stays")? == stays, "the guest was restarted");
+    Ok(())
 }
 
 #[test]
@@ -82,7 +83,7 @@ fn a_full_disk_is_told_in_one_line_and_all_goes_on_when_there_is_room() -> Resul
     stack.import_sector("idle", &IDLE)?;
     stack.client.create(&offline_machine(NAMESPACE, "stays", "idle", true))?;
     stack.wait_for_phase(NAMESPACE, "stays", "Running")?;
-    let (qemu, server) = (stack.qemu(NAMESPACE, "stays")?, stack.server.pid());
+    let (qemu, server) = (stack.qemu(NAMESPACE, "stays")?, stack.server.standalone()?.pid());
 
     disk.fill()?;
     let (refused, said) = fill_the_api(&stack)?;
@@ -104,7 +105,10 @@ fn a_full_disk_is_told_in_one_line_and_all_goes_on_when_there_is_room() -> Resul
     disk.make_room()?;
     stack.client.create(&offline_machine(NAMESPACE, &refused, "idle", true))?;
     stack.wait_for_phase(NAMESPACE, &refused, "Running")?;
-    ensure!(stack.server.pid() == server && stack.qemu(NAMESPACE, "stays")? == qemu, "something was restarted");
+    ensure!(
+        stack.server.standalone()?.pid() == server && stack.qemu(NAMESPACE, "stays")? == qemu,
+        "something was restarted"
+    );
 
     // A server that finds its disk full at its start says so, and starts once there is room.
     stack.server.stop(tests::libvirtd::Signal::Term)?;
