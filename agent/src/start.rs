@@ -54,6 +54,11 @@ pub enum StartError {
     /// The host's processes are not to be seen, and a guest that libvirt lost could be started twice.
     #[error("look for running guests")]
     Processes(#[from] ProcError),
+    /// Its Lease would be the one that controllers are elected by.
+    #[error(
+        "a node of an agent must not be named {0}, which is the name of the controllers' Lease; give --node-name another"
+    )]
+    ReservedName(&'static str),
     /// Another agent manages this libvirt.
     #[error(transparent)]
     Lock(#[from] LockError),
@@ -95,6 +100,9 @@ impl Agent {
         cancel: CancellationToken,
     ) -> Result<AgentHandle, StartError> {
         find_qemu(&options.proc_dir, &[])?;
+        if options.node_name == names::LEADER_LEASE {
+            return Err(StartError::ReservedName(names::LEADER_LEASE));
+        }
         Directory::open_or_create_root(&options.data_dir)?;
         let lock = HostLock::take(&options.lock_dir, &options.libvirt_uri)?;
         let journal = Journal::open(&options.data_dir, boot_id(&options.proc_dir))?;

@@ -30,6 +30,8 @@ pub const OUT_OF_SERVICE_TAINT: &str = "node.kubernetes.io/out-of-service";
 pub const RESERVED_FOR_GUESTS_ANNOTATION: &str = "kubevirt.io/reserved-memory";
 /// Namespace that holds our Leases, one a node, named after it.
 pub const SYSTEM_NAMESPACE: &str = "kubevirt-system";
+/// The Lease there that is no node's: who holds it is the controller that acts. No Node with an agent may have this name.
+pub const LEADER_LEASE: &str = "ovm-controller";
 /// The controller's own name: of its Service, its ValidatingWebhookConfiguration and, as common name, its client certificate.
 pub const CONTROLLER_NAME: &str = "ovm-controller";
 /// Secret in our namespace with the controller's keys and certificates. Only the controller reads it.

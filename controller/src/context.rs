@@ -3,15 +3,15 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use api::names::CONTROLLER_COMPONENT;
-use events::{Recorder, Source};
+use events::Recorder;
 use jiff::Timestamp;
 use kube::Client;
 use plan::cluster::{Installation, Now, ObjectKey, StepFailure};
+use telemetry::Health;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use crate::index::Index;
+use crate::metrics::Metrics;
 use crate::queue::Queue;
 
 /// What the controller's tasks share. Cheap to clone.
@@ -20,6 +20,8 @@ pub(crate) struct Context {
     pub(crate) client: Client,
     pub(crate) queue: Arc<Queue>,
     pub(crate) recorder: Recorder,
+    pub(crate) metrics: Metrics,
+    pub(crate) health: Health,
     pub(crate) installation: Arc<Installation>,
     index: Arc<Mutex<Index>>,
     troubles: Arc<Mutex<BTreeMap<ObjectKey, Trouble>>>,
@@ -36,13 +38,19 @@ pub(crate) struct Trouble {
 }
 
 impl Context {
-    pub(crate) fn new(client: Client, installation: Arc<Installation>, cancel: CancellationToken) -> Self {
-        let source = Source { component: CONTROLLER_COMPONENT.to_owned(), host: None };
-        let recorder = Recorder::start(client.clone(), source, cancel);
+    pub(crate) fn new(
+        client: Client,
+        installation: Arc<Installation>,
+        recorder: Recorder,
+        metrics: Metrics,
+        health: Health,
+    ) -> Self {
         Self {
             client,
             queue: Arc::default(),
             recorder,
+            metrics,
+            health,
             installation,
             index: Arc::default(),
             troubles: Arc::default(),
@@ -63,6 +71,18 @@ impl Context {
     /// Failures by key. Never held across an await.
     pub(crate) fn troubles(&self) -> MutexGuard<'_, BTreeMap<ObjectKey, Trouble>> {
         self.troubles.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// This process acts from now on: everything is due, and nothing that it decided before counts.
+    pub(crate) fn begin_term(&self) {
+        self.troubles().clear();
+        let keys = {
+            let mut index = self.index();
+            index.forget_claims();
+            index.keys()
+        };
+        self.queue.open();
+        self.wake_all(keys);
     }
 
     pub(crate) fn wake_all(&self, keys: impl IntoIterator<Item = ObjectKey>) {

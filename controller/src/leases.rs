@@ -17,11 +17,15 @@ use crate::observe::read_home;
 
 /// Pause after a Node could not be marked.
 const RETRY: Duration = Duration::from_secs(5);
+/// One turn that takes longer is stuck: each of its calls has a deadline.
+const STUCK: Duration = Duration::from_mins(5);
 
 /// Acts on each Lease that expires, for ever.
 pub(crate) async fn watch_expiry(context: Context) {
     let mut handled = BTreeSet::new();
+    let alive = context.health.watch_loop("leases", STUCK);
     loop {
+        alive.busy();
         let (expired, next) = look(&context);
         handled.retain(|node| expired.contains(node));
         let mut failed = false;
@@ -38,6 +42,7 @@ pub(crate) async fn watch_expiry(context: Context) {
                 failed = true;
             }
         }
+        alive.idle();
         tokio::time::sleep(if failed { RETRY } else { next }).await;
     }
 }

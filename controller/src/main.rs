@@ -7,16 +7,19 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::Parser;
 use controller::serve::Server;
-use controller::{ControllerOptions, NicModel, run};
+use controller::{ControllerOptions, ElectionTerms, MetricsOptions, NicModel, run};
 use domain_xml::Network;
+use kube::Config;
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Client, Config};
+use telemetry::ApiCalls;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 /// kube logs an error that it also returns, and that we print or log with what it was about.
 const DEFAULT_LOG: &str = "info,kube_client::client::builder=off";
+/// Who we are to the API server.
+const USER_AGENT: &str = concat!("ovm-controller/", env!("CARGO_PKG_VERSION"));
 
 /// Turns OfflineVirtualMachines into VirtualMachines, and finds nodes for them.
 #[derive(Debug, Parser)]
@@ -34,6 +37,20 @@ struct Flags {
     /// Serve the webhook and the aggregated API (consoles, displays, user data) over TLS here. Without it: not at all.
     #[arg(long, env = "OVM_LISTEN", value_name = "ADDR:PORT")]
     listen: Option<SocketAddr>,
+    /// Whether to act only while holding the Lease ovm-controller, so that several controllers can run side by side.
+    #[arg(
+        long,
+        env = "OVM_LEADER_ELECT",
+        value_name = "BOOL",
+        default_value_t = true,
+        num_args = 0..=1,
+        default_missing_value = "true",
+        action = clap::ArgAction::Set
+    )]
+    leader_elect: bool,
+    /// Where to serve /metrics, /healthz and /readyz by plain HTTP; nowhere if not given.
+    #[arg(long, env = "OVM_METRICS_LISTEN", value_name = "ADDR:PORT")]
+    metrics_listen: Option<SocketAddr>,
     /// What to log: error, warn, info, debug, or a filter such as controller=debug,info.
     #[arg(long, env = "OVM_LOG", default_value = DEFAULT_LOG)]
     log: String,
@@ -52,16 +69,22 @@ async fn serve(flags: Flags) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&flags.log).with_context(|| format!("read --log {}", flags.log))?;
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let config = load_config(flags.kubeconfig).await?;
-    let server = config.cluster_url.clone();
-    let client = Client::try_from(config).context("make a client from the kubeconfig")?;
+    tracing::info!(server = %config.cluster_url, version = env!("CARGO_PKG_VERSION"), "ovm-controller");
+    let api_calls = ApiCalls::default();
+    let client = api_calls.client(config, USER_AGENT).context("make a client from the kubeconfig")?;
     let cancel = CancellationToken::new();
     tokio::spawn(cancel_on_signal(cancel.clone())?);
     if let Some(address) = flags.listen {
         let server = Server::bind(address).await?;
         tokio::spawn(server.run(client.clone(), cancel.clone()));
     }
-    let options = ControllerOptions { network: flags.network, nic_model: flags.nic_model };
-    run(options, client, cancel).await.with_context(|| format!("cannot work with the API server at {server}"))
+    let options = ControllerOptions {
+        network: flags.network,
+        nic_model: flags.nic_model,
+        election: flags.leader_elect.then_some(ElectionTerms::KUBERNETES),
+        metrics: flags.metrics_listen.map(|listen| MetricsOptions { listen, api_calls }),
+    };
+    Ok(run(options, client, cancel).await?)
 }
 
 async fn load_config(path: Option<PathBuf>) -> anyhow::Result<Config> {

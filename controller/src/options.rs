@@ -1,17 +1,33 @@
-//! What an installation decides for all its guests.
+//! What a controller is told at its start.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::str::FromStr;
 
 use domain_xml::{DEFAULT_NIC_MODEL, Network};
+use plan::cluster::ElectionTerms;
+use telemetry::ApiCalls;
 
-/// What an installation decides for all its guests. Written into `VM.status` at binding.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What a controller is told at its start. Network and model are written into `VM.status` at binding.
+#[derive(Clone, Debug)]
 pub struct ControllerOptions {
     /// What the guests' network card is attached to.
     pub network: Network,
     /// Model of the guests' network card.
     pub nic_model: NicModel,
+    /// How the one of several controllers is elected that acts; none where there is one.
+    pub election: Option<ElectionTerms>,
+    /// Where metrics and health are served; none: nowhere.
+    pub metrics: Option<MetricsOptions>,
+}
+
+/// Where metrics and health are served, and what is served beside the controller's own.
+#[derive(Clone, Debug)]
+pub struct MetricsOptions {
+    /// Address to listen on.
+    pub listen: SocketAddr,
+    /// The calls of the client that the controller is given.
+    pub api_calls: ApiCalls,
 }
 
 /// Model of a network card, as libvirt calls it: `e1000`, `virtio`, `rtl8139`, ...
@@ -30,7 +46,7 @@ pub struct NicModelError {
 
 impl Default for ControllerOptions {
     fn default() -> Self {
-        Self { network: Network::User, nic_model: NicModel::default() }
+        Self { network: Network::User, nic_model: NicModel::default(), election: None, metrics: None }
     }
 }
 

@@ -12,7 +12,7 @@ use plan::cluster::ObjectKey;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// Keys by when they are due.
+/// Keys by when they are due. Takes none while it is closed.
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
     state: Mutex<State>,
@@ -21,11 +21,39 @@ pub(crate) struct Queue {
 
 #[derive(Debug, Default)]
 struct State {
+    is_open: bool,
     due: BTreeMap<ObjectKey, Instant>,
     busy: BTreeSet<ObjectKey>,
 }
 
+/// What waits in a queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Backlog {
+    /// Keys that are due and not being worked on.
+    pub(crate) depth: usize,
+    /// How long the oldest of them has been due.
+    pub(crate) oldest: Duration,
+}
+
 impl Queue {
+    /// Begins anew: nothing is due, nothing is being worked on, and keys are taken.
+    pub(crate) fn open(&self) {
+        *self.lock() = State { is_open: true, ..State::default() };
+    }
+
+    /// Forgets everything, and takes nothing: nobody works here.
+    pub(crate) fn close(&self) {
+        *self.lock() = State::default();
+    }
+
+    /// What waits now.
+    pub(crate) fn backlog(&self) -> Backlog {
+        let (now, state) = (Instant::now(), self.lock());
+        let due: Vec<Instant> = state.due.values().copied().filter(|at| *at <= now).collect();
+        let oldest = due.iter().min().map_or(Duration::ZERO, |at| now.duration_since(*at));
+        Backlog { depth: due.len(), oldest }
+    }
+
     /// The key is due now.
     pub(crate) fn wake(&self, key: ObjectKey) {
         self.wake_in(key, Duration::ZERO);
@@ -34,7 +62,12 @@ impl Queue {
     /// The key is due after `delay`, or before that if it already is.
     pub(crate) fn wake_in(&self, key: ObjectKey, delay: Duration) {
         let at = Instant::now() + delay;
-        self.lock().due.entry(key).and_modify(|due| *due = at.min(*due)).or_insert(at);
+        let mut state = self.lock();
+        if !state.is_open {
+            return;
+        }
+        state.due.entry(key).and_modify(|due| *due = at.min(*due)).or_insert(at);
+        drop(state);
         self.changed.notify_one();
     }
 
@@ -89,13 +122,19 @@ impl Queue {
 mod tests {
     use super::*;
 
+    fn open() -> Queue {
+        let queue = Queue::default();
+        queue.open();
+        queue
+    }
+
     fn key(name: &str) -> ObjectKey {
         ObjectKey { namespace: "ns".to_owned(), name: name.to_owned() }
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_key_told_twice_comes_once() {
-        let queue = Queue::default();
+        let queue = open();
         queue.wake(key("a"));
         queue.wake(key("a"));
         assert_eq!(queue.next().await, key("a"));
@@ -105,7 +144,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_busy_key_waits_and_others_do_not() {
-        let queue = Queue::default();
+        let queue = open();
         queue.wake(key("a"));
         assert_eq!(queue.next().await, key("a"));
         queue.wake(key("a"));
@@ -118,7 +157,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_earlier_time_counts() {
-        let queue = Queue::default();
+        let queue = open();
         let start = Instant::now();
         queue.wake_in(key("a"), Duration::from_secs(30));
         queue.wake_in(key("a"), Duration::from_secs(5));
@@ -129,12 +168,37 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn finish_asks_again_later() {
-        let queue = Queue::default();
+        let queue = open();
         queue.wake(key("a"));
         let start = Instant::now();
         let a = queue.next().await;
         queue.finish(a, Some(Duration::from_secs(3)));
         assert_eq!(queue.next().await, key("a"));
         assert_eq!(start.elapsed(), Duration::from_secs(3));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_backlog_is_what_is_due_now() {
+        let queue = open();
+        queue.wake(key("a"));
+        queue.wake_in(key("later"), Duration::from_mins(1));
+        tokio::time::advance(Duration::from_secs(7)).await;
+        assert_eq!(queue.backlog(), Backlog { depth: 1, oldest: Duration::from_secs(7) });
+        queue.next().await;
+        assert_eq!(queue.backlog(), Backlog::default());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_closed_queue_takes_nothing_and_opens_empty() {
+        let queue = open();
+        queue.wake(key("a"));
+        let busy = queue.next().await;
+        queue.wake(key("b"));
+        queue.close();
+        queue.wake(key("c"));
+        queue.open();
+        assert_eq!(queue.backlog().depth, 0);
+        queue.wake(busy.clone());
+        assert_eq!(queue.next().await, busy, "who worked on it before does not hold it any more");
     }
 }

@@ -9,11 +9,14 @@ use plan::cluster::{
     Claim, Look, Next, ObjectKey, Operation, ReadOrder, Step, StepFailure, event_for, plan, retry_delay,
 };
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tracing::Instrument as _;
 
 use crate::apply::{Answer, ApplyError, apply};
 use crate::context::Context;
 use crate::error::api_message;
+use crate::metrics::Outcome;
 use crate::observe::{Observation, observe_cached, observe_uncached};
 
 /// Keys that are worked on at once. More would only wait for the API server.
@@ -22,17 +25,26 @@ const WORKERS: usize = 16;
 const TURNS: u32 = 24;
 /// When a pass that ran out of turns goes on.
 const BREATH: Duration = Duration::from_secs(1);
+/// All workers busy for this long are stuck: each of their calls has a deadline.
+const STUCK: Duration = Duration::from_mins(5);
 
-/// Works on keys as they become due, for ever.
+/// Works on keys as they become due, until it is dropped; then the passes end where they are.
 pub(crate) async fn work(context: Context) {
     let workers = Arc::new(Semaphore::new(WORKERS));
+    let mut passes = JoinSet::new();
+    let alive = context.health.watch_loop("reconcile", STUCK);
     loop {
+        alive.busy();
         let Ok(permit) = Arc::clone(&workers).acquire_owned().await else { return };
+        alive.idle();
         let key = context.queue.next().await;
+        while passes.try_join_next().is_some() {}
         let context = context.clone();
-        tokio::spawn(async move {
+        passes.spawn(async move {
             let span = tracing::info_span!("reconcile", namespace = key.namespace, name = key.name);
-            let again = reconcile(&context, &key).instrument(span).await;
+            let begun = Instant::now();
+            let (outcome, again) = reconcile(&context, &key).instrument(span).await;
+            context.metrics.passed(outcome, begun.elapsed());
             context.queue.finish(key, again);
             drop(permit);
         });
@@ -40,7 +52,7 @@ pub(crate) async fn work(context: Context) {
 }
 
 /// One pass over one key. When to look again although nothing changed.
-async fn reconcile(context: &Context, key: &ObjectKey) -> Option<Duration> {
+async fn reconcile(context: &Context, key: &ObjectKey) -> (Outcome, Option<Duration>) {
     let mut observation = observe_cached(context, key);
     for _ in 0..TURNS {
         let plan = plan(context.now(), &observation.observed);
@@ -48,22 +60,22 @@ async fn reconcile(context: &Context, key: &ObjectKey) -> Option<Duration> {
         let look = match plan.next {
             Next::Rest => {
                 settle(context, key, &observation);
-                return plan.requeue;
+                return (Outcome::Settled, plan.requeue);
             }
             Next::Look(look) => look,
             Next::Act(step) => match carry_out(context, &mut observation, &step).await {
                 Turn::Folded => continue,
                 Turn::LookAgain => Look::default(),
-                Turn::Retry(delay) => return Some(delay),
+                Turn::Retry(delay) => return (Outcome::Retry, Some(delay)),
             },
         };
         observation = match observe_uncached(context, key, &look).await {
             Ok(observation) => observation,
-            Err(error) => return Some(note_trouble(context, key, &chain(&error))),
+            Err(error) => return (Outcome::Retry, Some(note_trouble(context, key, &chain(&error)))),
         };
     }
     tracing::warn!("the objects keep changing under this controller");
-    Some(BREATH)
+    (Outcome::OutOfTurns, Some(BREATH))
 }
 
 /// What follows a step.

@@ -8,7 +8,8 @@ use api::names::SYSTEM_NAMESPACE;
 use futures::StreamExt as _;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::runtime::WatchStreamExt as _;
-use kube::runtime::watcher::{Config, Event, watcher};
+use kube::runtime::utils::Backoff;
+use kube::runtime::watcher::{Config, DefaultBackoff, Event, watcher};
 use kube::{Api, Resource, ResourceExt as _};
 use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
@@ -18,13 +19,19 @@ use crate::context::Context;
 use crate::index::{Index, Wakes};
 
 /// Seconds after which a watch is made anew, so that a dead connection is noticed.
-const WATCH_SECONDS: u32 = 25;
+pub(crate) const WATCH_SECONDS: u32 = 25;
+/// The longest pause while the API server is away. When it is back, a guest that ended meanwhile waits no longer than this.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// The running watches; dropping this ends them.
 pub(crate) struct Watches {
     tasks: JoinSet<()>,
     first_lists: Vec<oneshot::Receiver<()>>,
 }
+
+/// Pauses between attempts to watch: kube's, which grow, up to our longest.
+#[derive(Default)]
+pub(crate) struct Pauses(DefaultBackoff);
 
 impl Watches {
     /// Returns once each kind has been listed. Before that the caches are not worth planning from.
@@ -60,6 +67,20 @@ pub(crate) fn spawn_all(context: &Context, pods_are_served: bool) -> Watches {
     watches
 }
 
+impl Iterator for Pauses {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        self.0.next().map(|pause| pause.min(LONGEST_PAUSE))
+    }
+}
+
+impl Backoff for Pauses {
+    fn reset(&mut self) {
+        self.0.reset();
+    }
+}
+
 async fn watch<K>(
     context: Context,
     api: Api<K>,
@@ -69,7 +90,7 @@ async fn watch<K>(
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
 {
     let mut listed = Some(listed);
-    let mut stream = watcher(api, Config::default().timeout(WATCH_SECONDS)).default_backoff().boxed();
+    let mut stream = watcher(api, Config::default().timeout(WATCH_SECONDS)).backoff(Pauses::default()).boxed();
     while let Some(event) = stream.next().await {
         match event {
             Ok(event) => {

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::names::LEADER_LEASE;
 use api::v1alpha1::{OfflineVirtualMachine, VirtualMachine};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -243,6 +244,23 @@ impl Index {
         sums
     }
 
+    /// Every key that there is an object of.
+    pub(crate) fn keys(&self) -> Wakes {
+        self.ovms.iter().map(|(key, _)| key).chain(self.vms.iter().map(|(key, _)| key)).cloned().collect()
+    }
+
+    /// Objects for the metrics: all OVMs, all VMs.
+    pub(crate) fn objects(
+        &self,
+    ) -> (impl Iterator<Item = &OfflineVirtualMachine>, impl Iterator<Item = &VirtualMachine>) {
+        (self.ovms.iter().map(|(_, ovm)| &**ovm), self.vms.iter().map(|(_, guest)| &*guest.vm))
+    }
+
+    /// Forgets what was promised: whoever acted meanwhile has decided otherwise.
+    pub(crate) fn forget_claims(&mut self) {
+        self.claims.clear();
+    }
+
     /// Promises room to a VM, if nothing was promised since `known`.
     pub(crate) fn claim(&mut self, claim: Claim, known: u64) -> bool {
         if self.claim_count != known {
@@ -260,6 +278,10 @@ impl Index {
 
     /// Notes a version of a Lease, from the watch or a read.
     pub(crate) fn lease_seen(&mut self, meta: &ObjectMeta, monotonic: Duration) -> Wakes {
+        // No node's: an agent refuses to be of that name.
+        if meta.name.as_deref() == Some(LEADER_LEASE) {
+            return Wakes::new();
+        }
         if self.lease_versions.put(meta, ()) == Put::Known {
             return Wakes::new();
         }

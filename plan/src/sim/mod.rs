@@ -33,7 +33,7 @@ mod tests;
 
 pub use reach::{Milestone, Reach};
 
-use random::Random;
+pub(crate) use random::Random;
 use world::World;
 
 /// What came of one seed.

@@ -80,6 +80,8 @@ milestones! {
     OrphanDelete,
     ForegroundDelete,
     ObjectsLost,
+    BothControllersOnOneKey,
+    LeaderChangedInPass,
 }
 
 /// How often each milestone was reached.

@@ -30,6 +30,8 @@ pub(super) struct World {
     pub(super) hosts: BTreeMap<String, Host>,
     pub(super) agents: BTreeMap<String, Agent>,
     pub(super) controllers: Vec<Controller>,
+    /// The one controller that acts; none where all do, as two that both hold themselves for the leader.
+    pub(super) leader: Option<usize>,
     pub(super) lies: Lies,
     pub(super) ledger: Ledger,
     pub(super) reach: Reach,
@@ -67,6 +69,7 @@ impl World {
             hosts: BTreeMap::new(),
             agents: BTreeMap::new(),
             controllers: Vec::new(),
+            leader: None,
             lies: Lies::default(),
             ledger: Ledger::default(),
             reach: Reach::default(),
@@ -158,6 +161,11 @@ impl World {
         let kept = objects.chain(self.hosts.values().flat_map(Host::keys));
         let at_work = self.controllers.iter().flat_map(Controller::busy_with);
         kept.chain(at_work).chain(self.agents.values().flat_map(Agent::busy_with)).cloned().collect()
+    }
+
+    /// Whether a controller acts.
+    pub(super) fn acts(&self, controller: usize) -> bool {
+        self.leader.is_none_or(|leader| leader == controller)
     }
 
     pub(super) fn nodes(&self) -> Vec<String> {

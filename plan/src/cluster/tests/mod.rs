@@ -5,6 +5,7 @@
 #![expect(clippy::indexing_slicing, reason = "a test that indexes past the end fails, as it should")]
 
 mod behaviour;
+mod leader;
 mod protocol;
 mod random;
 

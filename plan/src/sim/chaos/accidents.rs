@@ -13,6 +13,7 @@ use crate::cluster::ObjectKey;
 pub(super) fn happen(world: &mut World, random: &mut Random, weather: &Weather) {
     let node = pick_node(world, random);
     match random.below(12) {
+        0 if weather.election => change_leader(world, random),
         0 | 1 => restart_controller(world, random),
         2..5 => kill_agent(world, &node),
         5 => {
@@ -55,6 +56,25 @@ fn restart_controller(world: &mut World, random: &mut Random) {
         controller.watch(&view, now);
     }
     world.note(format_args!("controller {index} restarts"));
+}
+
+/// Another controller begins to lead, wherever the one before is in its passes: that one has stopped, or knows nothing of it yet and goes on beside the new one.
+fn change_leader(world: &mut World, random: &mut Random) {
+    let busy = world.controllers.iter().any(|controller| controller.busy_with().next().is_some());
+    let next = usize::try_from(random.below(world.controllers.len() as u64)).unwrap_or(0);
+    if busy && world.leader.is_some_and(|leader| leader != next) {
+        world.hit(Milestone::LeaderChangedInPass);
+    }
+    if random.once_in(3) {
+        world.leader = None;
+        world.note(format_args!("both controllers act"));
+        return;
+    }
+    world.leader = Some(next);
+    for (_, other) in world.controllers.iter_mut().enumerate().filter(|(index, _)| *index != next) {
+        other.abandon();
+    }
+    world.note(format_args!("controller {next} leads"));
 }
 
 fn kill_agent(world: &mut World, node: &str) {

@@ -54,6 +54,8 @@ struct Weather {
     stalls: u64,
     wrong_fences: bool,
     clock_steps: bool,
+    /// One of the controllers is elected to act; else all do.
+    election: bool,
 }
 
 impl Weather {
@@ -79,6 +81,7 @@ impl Weather {
             stalls: one_of(&[15, 60, 1_000_000]),
             wrong_fences: one_of(&[0, 1]) == 1,
             clock_steps: one_of(&[0, 0, 1]) == 1,
+            election: one_of(&[0, 0, 1]) == 1,
         }
     }
 }
@@ -99,6 +102,7 @@ pub(super) fn run(world: &mut World, random: &mut Random) -> Result<(), String> 
     for guest in &weather.guests {
         people::create(world, guest, random);
     }
+    world.leader = weather.election.then_some(0);
     let mut stalled = BTreeMap::new();
     for step in 0..TROUBLED_STEPS {
         trouble(world, random, &weather, &mut stalled, step);
@@ -165,7 +169,7 @@ fn actors_step(
     let activity = world.activity();
     let looks_again = random.once_in(20);
     for key in world.keys() {
-        for (index, controller) in world.controllers.iter().enumerate() {
+        for (index, controller) in world.controllers.iter().enumerate().filter(|(index, _)| world.acts(*index)) {
             let list = if controller.is_busy(&key) { &mut busy } else { &mut idle };
             if looks_again || !controller.is_idle(&key, activity) {
                 list.push((Actor::Controller(index), key.clone()));

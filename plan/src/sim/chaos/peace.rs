@@ -77,7 +77,9 @@ fn round(world: &mut World) {
     for key in world.keys() {
         for index in 0..world.controllers.len() {
             deliver(world);
-            turn_of_controller(world, index, &key);
+            if world.acts(index) {
+                turn_of_controller(world, index, &key);
+            }
         }
         for node in world.nodes() {
             deliver(world);

@@ -68,6 +68,12 @@ impl Controller {
         }
     }
 
+    /// It does not lead any more: what it was in the middle of ends here.
+    pub(super) fn abandon(&mut self) {
+        self.tasks.clear();
+        self.failures.clear();
+    }
+
     /// What it is in the middle of something for.
     pub(super) fn busy_with(&self) -> impl Iterator<Item = &ObjectKey> {
         self.tasks.keys()
@@ -205,6 +211,9 @@ fn act(world: &mut World, index: usize, key: &ObjectKey, mut observed: Observed,
         Step::EditVm(..) | Step::EditOvm(..) | Step::WriteVmStatus { .. } | Step::WriteOvmStatus { .. } => None,
     };
     world.ledger.writing(&world.api.state, key, step, fate);
+    if world.controllers.iter().enumerate().any(|(other, one)| other != index && one.is_busy(key)) {
+        world.hit(Milestone::BothControllersOnOneKey);
+    }
     let result = write(world, key, step, fate);
     let text = match &result {
         Ok(_) => "done",
