@@ -1,5 +1,6 @@
 //! kubectl and virtctl against one server, as a user runs them.
 
+use std::ffi::OsString;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -9,6 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
+use crate::kube::enter;
 use crate::programs::{failure, output, program};
 
 /// A user with a kubeconfig and a home of their own.
@@ -16,12 +18,19 @@ use crate::programs::{failure, output, program};
 pub struct Client {
     kubeconfig: PathBuf,
     home: PathBuf,
+    /// Words before a program that put it where the server can be reached.
+    entrance: Vec<OsString>,
 }
 
 impl Client {
     /// A user of the server that wrote this kubeconfig. `home` takes kubectl's cache.
     pub fn new(kubeconfig: &Path, home: &Path) -> Self {
-        Self { kubeconfig: kubeconfig.to_owned(), home: home.to_owned() }
+        Self { kubeconfig: kubeconfig.to_owned(), home: home.to_owned(), entrance: Vec::new() }
+    }
+
+    /// The same user, whose programs are run behind these words.
+    pub(crate) fn behind(self, entrance: Vec<OsString>) -> Self {
+        Self { entrance, ..self }
     }
 
     /// `kubectl ARGUMENTS`; returns what it printed.
@@ -42,7 +51,7 @@ impl Client {
 
     /// `kubectl`, to be given arguments and run.
     pub fn kubectl_command(&self) -> Command {
-        let mut command = Command::new("kubectl");
+        let mut command = enter(&self.entrance, Path::new("kubectl"));
         self.as_user(&mut command);
         command
     }
@@ -68,7 +77,7 @@ impl Client {
     /// # Errors
     /// When it is not built.
     pub fn virtctl_command(&self) -> Result<Command> {
-        let mut command = Command::new(program("virtctl")?);
+        let mut command = enter(&self.entrance, &program("virtctl")?);
         self.as_user(&mut command);
         Ok(command)
     }
@@ -89,7 +98,7 @@ impl Client {
     /// When the server cannot be reached, or does not answer with JSON.
     pub fn post(&self, path: &str, object: &Value) -> Result<(u16, Value)> {
         let credentials = Credentials::write(self)?;
-        let mut curl = Command::new("curl");
+        let mut curl = enter(&self.entrance, Path::new("curl"));
         curl.args([
             "--silent",
             "--show-error",

@@ -233,7 +233,7 @@ pub fn why_unsupported() -> Option<String> {
 }
 
 /// What libvirt found out about this host's QEMU, kept from one daemon to the next: finding out takes five seconds.
-fn capability_cache() -> PathBuf {
+pub(crate) fn capability_cache() -> PathBuf {
     std::env::temp_dir().join("ovm-libvirt-capabilities")
 }
 

@@ -29,6 +29,7 @@ const GO_OF_THE_ARCHIVE: &str = "/usr/local/go/bin/go";
 pub(crate) fn build(workspace: &Workspace) -> Result<()> {
     let module = workspace.root.join("tests/kube-assets");
     let folder = workspace.root.join("target/kube-assets");
+    make_pause_image(workspace, &folder)?;
     let inputs = inputs(&module)?;
     let binary = folder.join("kube-assets");
     if binary.is_file() && fs::read(folder.join(STAMP)).is_ok_and(|stamp| stamp == inputs) {
@@ -45,7 +46,6 @@ pub(crate) fn build(workspace: &Workspace) -> Result<()> {
         skipped(&format!("the sources cannot be had: {error:#}"));
         return Ok(());
     }
-    fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
     println!("kube-assets: building into {}, about five minutes where Go's cache is empty", folder.display());
     process::run(
         Command::new(&go)
@@ -63,6 +63,18 @@ pub(crate) fn build(workspace: &Workspace) -> Result<()> {
     }
     // Last: a build that was cut short is none.
     fs::write(folder.join(STAMP), inputs).context("note down what was built")
+}
+
+/// Every pod needs it. It takes a moment, and so is made where it is missing or older than its source.
+fn make_pause_image(workspace: &Workspace, folder: &Path) -> Result<()> {
+    fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
+    let image = folder.join("pause.tar");
+    let script = workspace.root.join("xtask/kube/pause-image.sh");
+    let changed = |file: &Path| fs::metadata(file).and_then(|metadata| metadata.modified()).ok();
+    if changed(&image) > changed(&script.with_file_name("pause.c")) {
+        return Ok(());
+    }
+    process::run(Command::new(script).arg(image))
 }
 
 fn inputs(module: &Path) -> Result<Vec<u8>> {

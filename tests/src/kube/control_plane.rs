@@ -2,6 +2,7 @@
 //!
 //! etcd listens on sockets in the control plane's own directory, so that one port is all that several control planes side by side could quarrel about.
 
+use std::ffi::OsString;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -14,6 +15,7 @@ use crate::client::Client;
 use crate::kube::assets::asset;
 use crate::kube::authority::{Authority, Certificate};
 use crate::kube::directory::OwnDirectory;
+use crate::kube::room::{ADDRESS, Room, enter};
 use crate::kube::servers::{Server, Servers};
 use crate::libvirtd::Signal;
 use crate::programs::output;
@@ -41,6 +43,7 @@ pub struct ControlPlane {
     scheduler: Option<Server>,
     api: Option<Server>,
     _etcd: Server,
+    room: Option<Room>,
     servers: Servers,
     settings: Settings,
     authority: Authority,
@@ -53,6 +56,8 @@ pub struct ControlPlane {
 pub struct Settings {
     /// Whether pods are scheduled.
     pub scheduler: bool,
+    /// Whether it runs in a network of its own, which nodes can join, and not on the loopback. Its clients are put there too.
+    pub network_of_its_own: bool,
     /// More flags of kube-apiserver.
     pub api_flags: Vec<String>,
 }
@@ -87,20 +92,27 @@ impl ControlPlane {
         let pki = directory.path().join("pki");
         fs::create_dir(&pki).context("make the folder of certificates")?;
         let authority = Authority::create(&pki)?;
-        let address = free_address()?;
-        let names = ["127.0.0.1", SERVICE_ADDRESS, "localhost", "kubernetes.default.svc"];
+        let servers = Servers::new(directory.path())?;
+        let (room, address) = if settings.network_of_its_own {
+            (Some(Room::open(&servers)?), format!("{ADDRESS}:6443").parse().context("read the room's address")?)
+        } else {
+            (None, free_address()?)
+        };
+        let names = ["127.0.0.1", ADDRESS, SERVICE_ADDRESS, "localhost", "kubernetes.default.svc"];
         authority.issue("server", "kube-apiserver", &[], &names)?;
         authority.issue("front-proxy", FRONT_PROXY, &[], &[])?;
+        // For logs and exec.
+        authority.issue("kubelet-client", "kube-apiserver-kubelet-client", &["system:masters"], &[])?;
         authority.make_token_key()?;
         let admin = authority.issue("admin", "admin", &["system:masters"], &[])?;
         authority.write_kubeconfig(&directory.path().join("kubeconfig"), &format!("https://{address}"), &admin)?;
-        let servers = Servers::new(directory.path())?;
         let etcd = servers.start("etcd", &etcd_command()?)?;
         let mut control_plane = Self {
             controllers: None,
             scheduler: None,
             api: None,
             _etcd: etcd,
+            room,
             servers,
             settings,
             authority,
@@ -110,7 +122,7 @@ impl ControlPlane {
         control_plane.start_api()?;
         control_plane.start_controllers()?;
         if control_plane.settings.scheduler {
-            let mut command = Command::new(asset("kube-scheduler")?);
+            let mut command = control_plane.command("kube-scheduler")?;
             command.args(["--kubeconfig=kubeconfig", "--leader-elect=false", "--secure-port=0"]);
             control_plane.scheduler = Some(control_plane.servers.start("kube-scheduler", &command)?);
         }
@@ -130,7 +142,7 @@ impl ControlPlane {
 
     /// kubectl and virtctl of the administrator.
     pub fn admin(&self) -> Client {
-        Client::new(&self.kubeconfig(), self.directory.path())
+        Client::new(&self.kubeconfig(), self.directory.path()).behind(self.entrance())
     }
 
     /// Where the API listens.
@@ -186,7 +198,7 @@ impl ControlPlane {
     /// # Errors
     /// When it is not built.
     pub fn own_kubectl(&self) -> Result<Command> {
-        let mut command = Command::new(asset("kubectl")?);
+        let mut command = self.command("kubectl")?;
         command.env("KUBECONFIG", self.kubeconfig()).env("HOME", self.directory.path());
         Ok(command)
     }
@@ -219,8 +231,23 @@ impl ControlPlane {
         self.servers.logs(&["kube-apiserver", "kube-controller-manager"])
     }
 
+    /// The network that nodes join, and what starts their servers.
+    pub(crate) fn network(&self) -> Result<(&Servers, &Room)> {
+        let room = self.room.as_ref().context("a control plane on the loopback has no nodes")?;
+        Ok((&self.servers, room))
+    }
+
+    fn entrance(&self) -> Vec<OsString> {
+        self.room.as_ref().map_or_else(Vec::new, Room::entrance)
+    }
+
+    /// A part of Kubernetes, in the control plane's network.
+    fn command(&self, name: &str) -> Result<Command> {
+        Ok(enter(&self.entrance(), &asset(name)?))
+    }
+
     fn start_controllers(&mut self) -> Result<()> {
-        let mut command = Command::new(asset("kube-controller-manager")?);
+        let mut command = self.command("kube-controller-manager")?;
         command.args([
             "--kubeconfig=kubeconfig",
             "--service-account-private-key-file=pki/tokens.key",
@@ -240,7 +267,7 @@ impl ControlPlane {
         if !self.address.is_ipv4() {
             bail!("the control plane is made for IPv4, not {}", self.address);
         }
-        let mut command = Command::new(asset("kube-apiserver")?);
+        let mut command = self.command("kube-apiserver")?;
         command.args([
             format!("--secure-port={}", self.address.port()),
             format!("--bind-address={}", self.address.ip()),
@@ -261,12 +288,17 @@ impl ControlPlane {
             "--requestheader-extra-headers-prefix=X-Remote-Extra-",
             "--proxy-client-cert-file=pki/front-proxy.crt",
             "--proxy-client-key-file=pki/front-proxy.key",
+            "--kubelet-client-certificate=pki/kubelet-client.crt",
+            "--kubelet-client-key=pki/kubelet-client.key",
+            "--kubelet-preferred-address-types=InternalIP",
             "--enable-bootstrap-token-auth=true",
             "--authorization-mode=Node,RBAC",
             "--allow-privileged=true",
             // A stopped API server is to be gone, as a killed one is.
             "--shutdown-watch-termination-grace-period=0s",
         ]);
+        // Nobody on the control plane's own host answers at a service's address.
+        command.arg(format!("--enable-aggregator-routing={}", self.room.is_some()));
         command.args(&self.settings.api_flags);
         Ok(command)
     }

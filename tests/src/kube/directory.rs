@@ -9,6 +9,8 @@ use anyhow::{Context as _, Result};
 use nix::fcntl::{Flock, FlockArg};
 use tempfile::TempDir;
 
+use crate::kube::cgroups;
+
 /// What the names of these directories begin with.
 const PREFIX: &str = "ovm-kube-";
 
@@ -59,6 +61,7 @@ fn remove_leftovers(parent: &Path) -> Result<()> {
         if let Ok(_owner) = Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             // Two sweeps at a time: the other one may be faster.
             let _removed = fs::remove_dir_all(entry.path());
+            let _left = cgroups::remove(&entry.file_name().to_string_lossy());
         }
     }
     Ok(())

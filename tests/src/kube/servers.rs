@@ -107,8 +107,13 @@ impl Server {
         killpg(self.group()?, signal).with_context(|| format!("signal {}", self.name))
     }
 
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// The end of its log, over all starts.
-    fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         last_lines(&fs::read_to_string(&self.log).unwrap_or_default())
     }
 
