@@ -39,7 +39,7 @@ pub(crate) async fn apply(client: &Client, observed: &Observed, step: &Step) -> 
     let patch = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
     match step {
         Step::CreateVm(vm) => vms.create(&create, vm).await.map(answer_vm).map_err(failed_create),
-        Step::DeleteVm(at) => {
+        Step::DeleteVm(at) | Step::EvictVm { at, .. } => {
             let preconditions =
                 Preconditions { uid: Some(at.uid.clone()), resource_version: Some(at.resource_version.clone()) };
             let params = DeleteParams::background().preconditions(preconditions);

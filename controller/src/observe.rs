@@ -152,7 +152,8 @@ pub(crate) async fn read_home(context: &Context, node: &str) -> Result<Option<No
     let object =
         nodes.get_opt(node).await.map_err(|source| LookError::Read { what: "Node", name: node.to_owned(), source })?;
     let facts = object.as_ref().map(NodeFacts::from_object);
-    let wakes = context.index().node_read(node, object);
+    let monotonic = context.now().monotonic;
+    let wakes = context.index().node_read(node, object, monotonic);
     context.wake_all(wakes);
     Ok(facts)
 }

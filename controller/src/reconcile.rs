@@ -148,34 +148,31 @@ fn fold(context: &Context, observation: &mut Observation, step: &Step, answer: A
 fn claim_of(step: &Step) -> Option<&Claim> {
     match step {
         Step::WriteVmStatus { claim, .. } | Step::WriteOvmStatus { claim, .. } => claim.as_ref(),
-        Step::CreateVm(_) | Step::DeleteVm(_) | Step::EditVm(..) | Step::EditOvm(..) => None,
+        Step::CreateVm(_) | Step::DeleteVm(_) | Step::EvictVm { .. } | Step::EditVm(..) | Step::EditOvm(..) => None,
     }
 }
 
 fn operation_of(step: &Step) -> Option<Operation> {
     match step {
         Step::CreateVm(_) => Some(Operation::Create),
-        Step::DeleteVm(_) => Some(Operation::Delete),
+        Step::DeleteVm(_) | Step::EvictVm { .. } => Some(Operation::Delete),
         Step::EditVm(..) | Step::EditOvm(..) | Step::WriteVmStatus { .. } | Step::WriteOvmStatus { .. } => None,
     }
 }
 
-/// Records the event that a step is worth, on the OVM.
+/// Records the event that a step is worth.
 fn publish(context: &Context, observation: &Observation, step: &Step, outcome: Result<(), &str>) {
     let observed = &observation.observed;
-    let Some((note, ovm)) = event_for(step, observed, outcome).zip(observed.ovm.as_deref()) else { return };
+    let Some(note) = event_for(step, observed, outcome) else { return };
+    let about = if note.on_vm { observed.vm.as_deref().map(reference) } else { observed.ovm.as_deref().map(reference) };
+    let Some(about) = about else { return };
     if note.warning {
         tracing::error!(reason = note.reason, "{}", note.message);
     } else {
         tracing::info!(reason = note.reason, "{}", note.message);
     }
     let type_ = if note.warning { EventType::Warning } else { EventType::Normal };
-    context.recorder.record(Notice {
-        about: reference(ovm),
-        type_,
-        reason: note.reason.to_owned(),
-        message: note.message,
-    });
+    context.recorder.record(Notice { about, type_, reason: note.reason.to_owned(), message: note.message });
 }
 
 /// Notes a failed call. The delay until the next try.

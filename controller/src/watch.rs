@@ -59,7 +59,7 @@ pub(crate) fn spawn_all(context: &Context, pods_are_served: bool) -> Watches {
     let mut watches = Watches { tasks: JoinSet::new(), first_lists: Vec::new() };
     watches.spawn(context, Api::all(client()), |index, event, _| index.on_ovm(event));
     watches.spawn(context, Api::all(client()), |index, event, _| index.on_vm(event));
-    watches.spawn(context, Api::all(client()), |index, event, _| index.on_node(event));
+    watches.spawn(context, Api::all(client()), Index::on_node);
     watches.spawn(context, Api::<Lease>::namespaced(client(), SYSTEM_NAMESPACE), Index::on_lease);
     if pods_are_served {
         watches.spawn(context, Api::all(client()), |index, event, _| index.on_pod(event));

@@ -13,7 +13,7 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::runtime::watcher::Event;
 use plan::cluster::{
-    Claim, LeaseFact, LeaseVerdict, NodeFacts, ObjectKey, ObservedHome, ObservedNode, Requests, bound_node,
+    Claim, LeaseFact, LeaseVerdict, NodeFacts, ObjectKey, ObservedHome, ObservedNode, Requests, SeenTaint, bound_node,
     guest_requests, pod_requests,
 };
 
@@ -29,6 +29,8 @@ pub(crate) struct Index {
     /// Versions of Leases; what they mean is in `leases`.
     lease_versions: Cache<()>,
     leases: BTreeMap<String, LeaseFact>,
+    /// Each node's taints that may end guests, and since when this process has seen them.
+    taints: BTreeMap<String, Vec<SeenTaint>>,
     /// Room that was promised to VMs by decisions of this process, by VM UID.
     claims: BTreeMap<String, Claim>,
     /// Counts claims. A decision that was made before the last of them is made again.
@@ -96,7 +98,7 @@ impl Index {
     }
 
     /// Takes in a watch event of a Node. Heartbeats change nothing that matters.
-    pub(crate) fn on_node(&mut self, event: Event<Node>) -> Wakes {
+    pub(crate) fn on_node(&mut self, event: Event<Node>, monotonic: Duration) -> Wakes {
         match event {
             Event::Init => self.nodes.begin_list(),
             Event::Apply(node) | Event::InitApply(node) => {
@@ -104,15 +106,20 @@ impl Index {
                 if let Put::Noted(before) = self.nodes.put(&node.metadata, Arc::clone(&facts))
                     && before.is_none_or(|before| !before.is_same_place(&facts))
                 {
+                    let before = self.taints.remove(&facts.name).unwrap_or_default();
+                    self.taints.insert(facts.name.clone(), SeenTaint::of_node(&facts.taints, &before, monotonic));
                     return self.homed(&facts.name).chain(self.waiting()).collect();
                 }
             }
             Event::Delete(node) => {
                 self.nodes.remove(&node.metadata);
-                return self.homed(node.metadata.name.as_deref().unwrap_or_default()).collect();
+                let name = node.metadata.name.as_deref().unwrap_or_default();
+                self.taints.remove(name);
+                return self.homed(name).collect();
             }
             Event::InitDone => {
                 let gone = self.nodes.end_list();
+                self.taints.retain(|name, _| !gone.iter().any(|(key, _)| key.name == *name));
                 return gone.iter().flat_map(|(key, _)| self.homed(&key.name)).collect();
             }
         }
@@ -188,6 +195,7 @@ impl Index {
         ObservedHome {
             exists: facts.is_some(),
             out_of_service: facts.is_some_and(|facts| facts.is_out_of_service()),
+            no_execute: self.taints.get(node).cloned().unwrap_or_default(),
             lease,
             read_after_vm: false,
         }
@@ -198,14 +206,14 @@ impl Index {
     }
 
     /// Notes what an uncached read of a Node gave.
-    pub(crate) fn node_read(&mut self, name: &str, node: Option<Node>) -> Wakes {
+    pub(crate) fn node_read(&mut self, name: &str, node: Option<Node>, monotonic: Duration) -> Wakes {
         if let Some(node) = node {
-            return self.on_node(Event::Apply(node));
+            return self.on_node(Event::Apply(node), monotonic);
         }
         let Some(facts) = self.node(name) else { return Wakes::new() };
         let (name, uid) = (Some(name.to_owned()), Some(facts.version.uid.clone()));
         let metadata = ObjectMeta { name, uid, ..ObjectMeta::default() };
-        self.on_node(Event::Delete(Node { metadata, ..Node::default() }))
+        self.on_node(Event::Delete(Node { metadata, ..Node::default() }), monotonic)
     }
 
     /// Every node as a place for guests, and the count of claims that this knows of.

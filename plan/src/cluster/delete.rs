@@ -108,6 +108,6 @@ impl Draft<'_> {
 
     /// A VM that another kind controls is not this OVM's business, but still needs a node.
     fn plan_foreign_binding(&mut self, vm: &VirtualMachine) -> Option<Next> {
-        controller_of(&vm.metadata).filter(|owner| !is_ovm(owner)).and_then(|_| self.plan_bare_binding(vm))
+        controller_of(&vm.metadata).filter(|owner| !is_ovm(owner)).and_then(|_| self.plan_unowned(vm))
     }
 }

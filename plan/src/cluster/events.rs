@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::objects::{Ownership, ownership};
 use super::{Observed, Step};
 
 /// Delay after the first failed call.
@@ -9,9 +10,11 @@ const FIRST_RETRY: Duration = Duration::from_millis(250);
 /// Longest delay between tries of a failing call.
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
 
-/// An event about an OVM.
+/// An event about an OVM, or about a VM that has none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventNote {
+    /// It is about the VM, else about the OVM.
+    pub on_vm: bool,
     /// Warning, else Normal.
     pub warning: bool,
     /// One word, CamelCase.
@@ -28,14 +31,19 @@ pub fn event_for(step: &Step, observed: &Observed, outcome: Result<(), &str>) ->
         (Step::CreateVm(_), Ok(())) => (false, "SuccessfulCreate", format!("Created virtual machine: {name}")),
         (Step::CreateVm(_), Err(error)) => (true, "FailedCreate", format!("Error creating virtual machine: {error}")),
         (Step::DeleteVm(at), Ok(())) => (false, "SuccessfulDelete", format!("Deleted virtual machine: {}", at.uid)),
-        (Step::DeleteVm(_), Err(error)) => {
+        (Step::EvictVm { at, because }, Ok(())) => {
+            (false, "TaintEviction", format!("Deleted virtual machine {}: {because}", at.uid))
+        }
+        (Step::DeleteVm(_) | Step::EvictVm { .. }, Err(error)) => {
             (true, "FailedDelete", format!("Error deleting virtual machine {name}: {error}"))
         }
         (Step::EditVm(..) | Step::EditOvm(..) | Step::WriteVmStatus { .. } | Step::WriteOvmStatus { .. }, _) => {
             return None;
         }
     };
-    Some(EventNote { warning, reason, message })
+    let vm = observed.vm.as_deref().filter(|_| matches!(step, Step::EvictVm { .. }));
+    let on_vm = vm.is_some_and(|vm| observed.ovm.as_deref().is_none_or(|ovm| ownership(ovm, vm) != Ownership::Ours));
+    Some(EventNote { on_vm, warning, reason, message })
 }
 
 /// How long to wait after `attempts` failed calls in a row.

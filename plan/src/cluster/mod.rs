@@ -12,6 +12,7 @@
 mod delete;
 mod draft;
 mod events;
+mod eviction;
 mod identity;
 mod kinds;
 mod leader;
@@ -35,6 +36,7 @@ use jiff::Timestamp;
 
 pub use draft::plan;
 pub use events::*;
+pub use eviction::SeenTaint;
 pub use identity::firmware_uuid;
 pub use kinds::*;
 pub use leader::*;

@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::Taint;
 use uuid::Uuid;
 
 use super::lease::{LeaseFact, LeaseVerdict};
-use super::{Now, Version};
+use super::{Now, SeenTaint, Version};
 
 /// Everything that a plan for one key is made from.
 #[derive(Clone, Debug)]
@@ -64,12 +64,14 @@ impl ReadOrder {
 }
 
 /// A node that holds the key's guest, or may.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ObservedHome {
     /// Whether the Node object exists.
     pub exists: bool,
     /// Whether it has the out-of-service taint.
     pub out_of_service: bool,
+    /// Its taints that may end guests (T1).
+    pub no_execute: Vec<SeenTaint>,
     /// Its agent's Lease.
     pub lease: LeaseFact,
     /// Whether Lease and Node were read uncached, in this order, after the VM (F2).

@@ -27,7 +27,7 @@ impl Draft<'_> {
                 Ownership::Ours => self.plan_ours(ovm, vm),
                 Ownership::Free => self.plan_adoption(ovm, vm),
                 Ownership::Foreign(owner) if is_ovm(owner) => None,
-                Ownership::Foreign(_) => self.plan_bare_binding(vm),
+                Ownership::Foreign(_) => self.plan_unowned(vm),
             }),
         };
         next.or_else(|| self.plan_status(ovm, vm)).unwrap_or(Next::Rest)
@@ -46,7 +46,7 @@ impl Draft<'_> {
             self.requeue(wait);
             return None;
         }
-        if self.is_backing_off(Operation::Create, ovm) {
+        if self.is_backing_off(Operation::Create, ovm.metadata.generation) {
             return None;
         }
         Some(self.act("running is true and there is no VM", Step::CreateVm(Box::new(make_vm(ovm))), &[]))
@@ -77,7 +77,7 @@ impl Draft<'_> {
         if let Some(left) = young_for(ovm, vm, self.now.wall) {
             self.requeue(left);
         }
-        if bound_node(vm).is_some() { None } else { self.plan_placed_binding(ovm, vm) }
+        if bound_node(vm).is_some() { self.plan_eviction(vm, Some(ovm)) } else { self.plan_placed_binding(ovm, vm) }
     }
 
     /// D1: the OVM is read after the VM, and the delete carries that VM's UID and resourceVersion.
@@ -87,7 +87,7 @@ impl Draft<'_> {
         vm: &VirtualMachine,
         why: &str,
     ) -> Option<Next> {
-        if self.is_backing_off(Operation::Delete, ovm) {
+        if self.is_backing_off(Operation::Delete, ovm.metadata.generation) {
             return None;
         }
         Some(self.act(
@@ -163,9 +163,9 @@ impl Draft<'_> {
     }
 
     /// Whether the last create or delete failed too short a time ago. A changed OVM is tried at once.
-    fn is_backing_off(&mut self, operation: Operation, ovm: &OfflineVirtualMachine) -> bool {
+    pub(super) fn is_backing_off(&mut self, operation: Operation, generation: Option<i64>) -> bool {
         let Some(failure) = self.observed.failure.as_ref() else { return false };
-        if failure.operation != operation || failure.generation != ovm.metadata.generation {
+        if failure.operation != operation || failure.generation != generation {
             return false;
         }
         let since = self.now.monotonic.saturating_sub(failure.at);

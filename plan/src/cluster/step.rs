@@ -44,8 +44,15 @@ pub struct Look {
 pub enum Step {
     /// POST. An existing VM of that name makes it fail.
     CreateVm(Box<VirtualMachine>),
-    /// DELETE with preconditions. The only destructive step.
+    /// DELETE with preconditions.
     DeleteVm(Version),
+    /// As [`Step::DeleteVm`], because of its node's taint (T1).
+    EvictVm {
+        /// Which VM, as read.
+        at: Version,
+        /// Which taint of which node, for people.
+        because: String,
+    },
     /// Changes the VM's metadata.
     EditVm(Version, MetadataEdit),
     /// Changes the OVM's metadata.

@@ -39,7 +39,7 @@ impl Draft<'_> {
                     self.report.note("the VM's OVM is gone: the garbage collector deletes the VM");
                     None
                 }
-                Some(_) | None => self.plan_bare_binding(vm),
+                Some(_) | None => self.plan_unowned(vm),
             })
             .unwrap_or(Next::Rest)
     }
@@ -121,8 +121,13 @@ impl Draft<'_> {
         CONTEST_PAUSE.checked_sub(Duration::try_from(since).ok()?).filter(|left| !left.is_zero())
     }
 
+    /// A VM that no OVM controls: it is bound, and goes by its node's taints like any other.
+    pub(super) fn plan_unowned(&mut self, vm: &VirtualMachine) -> Option<Next> {
+        self.plan_bare_binding(vm).or_else(|| self.plan_eviction(vm, None))
+    }
+
     /// Chooses a node for a VM that no OVM controls, and binds it in one write.
-    pub(super) fn plan_bare_binding(&mut self, vm: &VirtualMachine) -> Option<Next> {
+    fn plan_bare_binding(&mut self, vm: &VirtualMachine) -> Option<Next> {
         if bound_node(vm).is_some() || is_deleting(&vm.metadata) || phase_of(vm).is_final() {
             return None;
         }

@@ -37,6 +37,10 @@ pub(super) struct NodeObject {
     pub(super) version: u64,
     pub(super) out_of_service: bool,
     pub(super) cordoned: bool,
+    /// It has a NoExecute taint of the administrator's.
+    pub(super) tainted: bool,
+    /// It has the NoExecute taint of a node whose kubelet is silent.
+    pub(super) kubelet_silent: bool,
     pub(super) schedulable: bool,
 }
 

@@ -70,7 +70,7 @@ fn is_fence(step: &cluster::Step) -> bool {
         cluster::Step::WriteVmStatus { status, .. } => status.phase == Some(Phase::Failed),
         cluster::Step::WriteOvmStatus { status, .. } => status.placement.as_ref().is_some_and(|place| place.released),
         cluster::Step::EditVm(_, edit) | cluster::Step::EditOvm(_, edit) => matches!(edit, MetadataEdit::Finalizers(_)),
-        cluster::Step::CreateVm(_) | cluster::Step::DeleteVm(_) => false,
+        cluster::Step::CreateVm(_) | cluster::Step::DeleteVm(_) | cluster::Step::EvictVm { .. } => false,
     }
 }
 

@@ -88,6 +88,7 @@ impl Ledger {
             }
             cluster::Step::CreateVm(_)
             | cluster::Step::DeleteVm(_)
+            | cluster::Step::EvictVm { .. }
             | cluster::Step::EditVm(..)
             | cluster::Step::EditOvm(..)
             | cluster::Step::WriteVmStatus { .. }

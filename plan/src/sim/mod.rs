@@ -73,6 +73,12 @@ struct Lies {
     leases_expired: bool,
     /// F2: Lease and Node of a look are answered from the controller's cache.
     homes_from_cache: bool,
+    /// T1: Nodes show no taints.
+    taints_hidden: bool,
+    /// T1: Kubernetes' own taints have other keys.
+    kubernetes_taints_look_like_ours: bool,
+    /// T1: every Lease looks as if it had just been renewed.
+    leases_look_live: bool,
     /// S6: every journalled start looks settled.
     starts_settled: bool,
     /// S6 to the letter of its first words: a guest that runs looks off until its start is settled.

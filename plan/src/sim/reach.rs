@@ -25,6 +25,7 @@ milestones! {
     VmCreated,
     VmRecreated,
     VmDeleted,
+    VmEvicted,
     VmPlaced,
     VmPinnedToOldNode,
     VmBound,
@@ -115,6 +116,7 @@ pub(super) fn of_write(observed: &Observed, step: &Step) -> Vec<Milestone> {
         Step::CreateVm(_) if old_ovm.placement.is_some() => vec![Milestone::VmRecreated],
         Step::CreateVm(_) => vec![Milestone::VmCreated],
         Step::DeleteVm(_) => vec![Milestone::VmDeleted],
+        Step::EvictVm { .. } => vec![Milestone::VmEvicted],
         Step::EditVm(_, MetadataEdit::Annotation { .. }) => vec![Milestone::AdoptionInFlightBlocked],
         Step::EditVm(_, MetadataEdit::OwnerReferences(new)) if new.len() > owners => vec![Milestone::VmAdopted],
         Step::EditVm(_, MetadataEdit::Finalizers(new)) if new.iter().any(|f| f == api::names::VM_FINALIZER) => {

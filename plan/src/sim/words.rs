@@ -56,6 +56,7 @@ impl fmt::Display for ClusterStep<'_> {
         match self.0 {
             Step::CreateVm(_) => f.write_str("create VM"),
             Step::DeleteVm(at) => write!(f, "delete VM {} @{}", at.uid, at.resource_version),
+            Step::EvictVm { at, .. } => write!(f, "evict VM {} @{}", at.uid, at.resource_version),
             Step::EditVm(at, change) => {
                 write!(f, "VM {} @{}: ", at.uid, at.resource_version)?;
                 edit(f, change)

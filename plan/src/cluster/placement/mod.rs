@@ -16,6 +16,7 @@ use api::v1alpha1::VirtualMachineSpec;
 use k8s_openapi::api::core::v1::{NodeAffinity, Toleration};
 
 pub use resources::{GUEST_OVERHEAD_KIB, guest_requests};
+pub(in crate::cluster) use taints::{taint_text, toleration};
 
 use super::{LeaseVerdict, Now, ObservedNode, Requests};
 

@@ -2,6 +2,7 @@
 
 use api::Quantity;
 use api::v1alpha1::{Condition, StartFailure};
+use k8s_openapi::api::core::v1::Toleration;
 
 use super::*;
 
@@ -308,7 +309,7 @@ fn events_have_the_contract_s_words() {
         (&delete, Err("no"), true, "FailedDelete", "Error deleting virtual machine vm: no".to_owned()),
     ];
     for (step, outcome, warning, reason, message) in cases {
-        assert_eq!(event_for(step, &observed, outcome), Some(EventNote { warning, reason, message }));
+        assert_eq!(event_for(step, &observed, outcome), Some(EventNote { on_vm: false, warning, reason, message }));
     }
 }
 
@@ -316,4 +317,59 @@ fn events_have_the_contract_s_words() {
 fn retries_slow_down() {
     let delays: Vec<_> = [1, 2, 3, 8, 40].map(|attempts| retry_delay(attempts).as_millis()).into();
     assert_eq!(delays, [250, 500, 1000, 30_000, 30_000]);
+}
+
+/// A guest on node a, which has a taint that ends guests.
+fn tainted(tolerations: Option<Vec<Toleration>>, home: ObservedHome) -> Observed {
+    let mut ovm = ovm(true);
+    ovm.spec.template.spec.tolerations = tolerations;
+    let vm = entered(bound(vm(&ovm), "a", Phase::Running), Phase::Running, 60);
+    settled(world(Some(placed(ovm, VM_UID, "a", false)), Some(vm)).with_home("a", home))
+}
+
+fn tainted_home() -> ObservedHome {
+    ObservedHome { no_execute: no_execute("hot"), ..home(live_lease()) }
+}
+
+#[test]
+fn t1_a_taint_that_a_guest_does_not_tolerate_ends_it() {
+    let observed = tainted(None, tainted_home());
+    let evicted = step(&observed);
+    let Step::EvictVm { at, because } = &evicted else { panic!("{evicted:?}") };
+    assert_eq!((at.uid.as_str(), because.as_str()), (VM_UID, "node a has taint hot, which it does not tolerate"));
+    let event = event_for(&evicted, &observed, Ok(())).unwrap();
+    assert_eq!((event.on_vm, event.reason), (false, "TaintEviction"));
+
+    let mut bare = world(None, Some(bound(bare_vm(), "a", Phase::Running))).with_home("a", tainted_home());
+    let evicted = step(&bare);
+    assert!(matches!(evicted, Step::EvictVm { .. }), "like a pod that nobody controls");
+    assert!(event_for(&evicted, &bare, Ok(())).unwrap().on_vm, "nobody else could tell");
+    bare.vm = Some(Arc::new(deleting(bare.vm.as_deref().unwrap().clone())));
+    assert!(rests(&bare), "once");
+}
+
+#[test]
+fn t1_a_toleration_keeps_a_guest_for_as_long_as_it_says() {
+    let tolerates = |seconds: Option<i64>| {
+        let key = Some("hot".to_owned());
+        let operator = Some("Exists".to_owned());
+        Some(vec![Toleration { key, operator, toleration_seconds: seconds, ..Toleration::default() }])
+    };
+    assert!(rests(&tainted(tolerates(None), tainted_home())));
+    let plan = plan(now(), &tainted(tolerates(Some(90)), tainted_home()));
+    assert_eq!((plan.next, plan.requeue), (Next::Rest, Some(Duration::from_secs(30))), "60 of 90 s are over");
+    assert!(matches!(step(&tainted(tolerates(Some(60)), tainted_home())), Step::EvictVm { .. }));
+}
+
+#[test]
+fn t1_a_lost_node_s_guests_and_ended_ones_stay() {
+    let silent = ObservedHome { lease: expired_lease(), ..tainted_home() };
+    assert!(!matches!(plan(now(), &tainted(None, silent)).next, Next::Act(Step::EvictVm { .. })));
+    let unproven = LeaseFact { renewed: false, ..live_lease() };
+    assert!(
+        rests(&tainted(None, ObservedHome { lease: unproven, ..tainted_home() })),
+        "a controller that knows nothing yet"
+    );
+    let stale = ObservedHome { read_after_vm: false, ..tainted_home() };
+    assert_eq!(plan(now(), &tainted(None, stale)).next, Next::Look(Look { nodes: ["a".to_owned()].into() }));
 }

@@ -19,6 +19,7 @@ use api::v1alpha1::{
     Placement, VirtualMachine, VirtualMachineStatus, VirtualMachineTemplate,
 };
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Taint;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
 use uuid::Uuid;
 
@@ -146,7 +147,13 @@ fn node(name: &str) -> ObservedNode {
 }
 
 fn home(lease: LeaseFact) -> ObservedHome {
-    ObservedHome { exists: true, out_of_service: false, lease, read_after_vm: true }
+    ObservedHome { exists: true, out_of_service: false, no_execute: Vec::new(), lease, read_after_vm: true }
+}
+
+/// A taint that ends guests, seen a minute ago.
+fn no_execute(key: &str) -> Vec<SeenTaint> {
+    let taint = Taint { key: key.to_owned(), effect: "NoExecute".to_owned(), ..Taint::default() };
+    SeenTaint::of_node(&[taint], &[], before(Duration::from_secs(60)))
 }
 
 /// Both nodes live, and everything has just been read uncached.

@@ -56,10 +56,11 @@ fn any_vm() -> impl Strategy<Value = VirtualMachine> {
 }
 
 fn any_home() -> impl Strategy<Value = ObservedHome> {
-    (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>()).prop_map(
-        |(exists, out_of_service, live, read_after_vm)| ObservedHome {
+    (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>()).prop_map(
+        |(exists, out_of_service, tainted, live, read_after_vm)| ObservedHome {
             exists,
             out_of_service,
+            no_execute: if tainted { no_execute("hot") } else { Vec::new() },
             lease: if live { live_lease() } else { expired_lease() },
             read_after_vm,
         },
@@ -117,6 +118,17 @@ fn check(observed: &Observed, step: &Step) -> Result<(), TestCaseError> {
                 return Err(TestCaseError::fail("D2: deleted while it is being orphaned"));
             }
         }
+        Step::EvictVm { at, .. } => {
+            let vm = vm.unwrap();
+            prop_assert!(observed.order.ovm_after_vm, "D1");
+            prop_assert_eq!(Some(&at.uid), vm.metadata.uid.as_ref());
+            prop_assert!(vm.metadata.deletion_timestamp.is_none(), "one delete per VM");
+            let home = bound_node(vm).and_then(|node| observed.homes.get(node)).unwrap();
+            prop_assert!(home.read_after_vm && !home.is_lost(now()), "T1: a lost node's guests stay");
+            let orphaned = ovm.is_some_and(|ovm| held_by(ovm.metadata.finalizers.as_ref(), ORPHAN_FINALIZER));
+            let ours = vm.metadata.owner_references.iter().flatten().any(|owner| owner.uid == OVM_UID);
+            prop_assert!(!(orphaned && ours), "D2: deleted while it is being orphaned");
+        }
         Step::EditVm(at, MetadataEdit::Finalizers(left)) if !held_by(Some(left), VM_FINALIZER) => {
             let vm = vm.unwrap();
             prop_assert_eq!(Some(&at.uid), vm.metadata.uid.as_ref());
@@ -169,7 +181,7 @@ fn carry_out(observed: &mut Observed, step: Step, version: u64) {
             made.metadata.uid = Some(format!("successor {version}"));
             vm = Some(*made);
         }
-        Step::DeleteVm(_) => vm = vm.map(deleting).filter(|vm| !is_let_go(&vm.metadata)),
+        Step::DeleteVm(_) | Step::EvictVm { .. } => vm = vm.map(deleting).filter(|vm| !is_let_go(&vm.metadata)),
         Step::EditVm(_, edit) => vm = edited(vm, &edit, version),
         Step::EditOvm(_, edit) => ovm = edited(ovm, &edit, version),
         Step::WriteVmStatus { status, .. } => vm.as_mut().unwrap().status = Some(*status),

@@ -36,7 +36,7 @@ pub(in crate::sim) fn make_peace(world: &mut World) {
         }
         accidents::set_reachable(world, &node, true);
         accidents::return_to_service(world, &node);
-        world.api.change_node(&node, |node| node.cordoned = false);
+        world.api.change_node(&node, |node| (node.cordoned, node.tainted, node.kubelet_silent) = (false, false, false));
         let newest = world.api.version();
         accidents::start_agent(world, &node, newest);
     }

@@ -3,7 +3,7 @@
 use api::names;
 use api::v1alpha1::{OfflineVirtualMachine, Phase, VirtualMachine};
 
-use super::super::api::{ApiError, Propagation};
+use super::super::api::{ApiError, NodeObject, Propagation};
 use super::super::random::Random;
 use super::super::reach::Milestone;
 use super::super::world::{World, bare_vm, key, ovm};
@@ -52,11 +52,28 @@ pub(super) fn user_acts(world: &mut World, random: &mut Random, weather: &Weathe
             }
             ("cordons a node", Ok(()))
         }
+        13 if taint(world, random) => ("taints a node, or takes that back", Ok(())),
         _ => return,
     };
     if done.is_ok() {
         world.note(format_args!("user: {what} {key}"));
     }
+}
+
+/// A node gets a NoExecute taint, of an administrator or of Kubernetes; or the one that has some loses them. Whether anything was done.
+fn taint(world: &mut World, random: &mut Random) -> bool {
+    let is_tainted = |node: &NodeObject| node.tainted || node.kubelet_silent;
+    let tainted = world.api.state.nodes.iter().find(|(_, node)| is_tainted(node)).map(|(name, _)| name.clone());
+    if let Some(name) = tainted {
+        world.api.change_node(&name, |node| (node.tainted, node.kubelet_silent) = (false, false));
+        return true;
+    }
+    let (name, is_kubelet) = (pick_node(world, random), random.once_in(3));
+    if !world.api.state.nodes.contains_key(&name) || !random.once_in(3) {
+        return false;
+    }
+    world.api.change_node(&name, |node| (node.tainted, node.kubelet_silent) = (!is_kubelet, is_kubelet));
+    true
 }
 
 fn flip_running(world: &mut World, key: &ObjectKey) -> Result<(), ApiError> {
@@ -108,7 +125,7 @@ fn spare(world: &mut World, key: &ObjectKey) {
     let runs = vm.status.as_ref().and_then(|status| status.phase) == Some(Phase::Running);
     let doomed = vm.metadata.deletion_timestamp.is_some() || ovm.metadata.deletion_timestamp.is_some();
     let steps = world.controllers.iter().filter_map(|controller| controller.next_step(key));
-    let in_flight = steps.into_iter().any(|step| matches!(step, Step::DeleteVm(_)));
+    let in_flight = steps.into_iter().any(|step| matches!(step, Step::DeleteVm(_) | Step::EvictVm { .. }));
     if owned && runs && ovm.spec.running && !doomed && !in_flight {
         world.ledger.spared.extend(vm.metadata.uid.clone());
     }

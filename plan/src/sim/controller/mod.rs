@@ -181,10 +181,11 @@ fn look(world: &mut World, index: usize, key: &ObjectKey, nodes: Vec<String>, mu
         if let Some(controller) = world.controllers.get_mut(index) {
             controller.leases.insert(name.clone(), fact.clone());
         }
-        reads.leases.insert(name.clone(), if lies.leases_expired { home_lease(world, index, name) } else { fact });
+        let is_shown = !lies.leases_expired && !lies.leases_look_live;
+        reads.leases.insert(name.clone(), if is_shown { fact } else { home_lease(world, index, name) });
     } else if let Some(name) = nodes.iter().find(|name| !reads.homes.contains_key(*name)) {
         let lease = reads.leases.get(name).cloned().unwrap_or_default();
-        reads.homes.insert(name.clone(), home(homes.nodes.get(name), lease, true));
+        reads.homes.insert(name.clone(), home(world, homes.nodes.get(name), lease, true));
     }
     let complete = reads.vm.is_some() && nodes.iter().all(|name| reads.homes.contains_key(name));
     if !complete {
@@ -207,7 +208,7 @@ fn version(vm: &Answer<VirtualMachine>) -> Option<(Option<String>, Option<String
 fn act(world: &mut World, index: usize, key: &ObjectKey, mut observed: Observed, step: &Step, fate: Fate) {
     let operation = match step {
         Step::CreateVm(_) => Some(Operation::Create),
-        Step::DeleteVm(_) => Some(Operation::Delete),
+        Step::DeleteVm(_) | Step::EvictVm { .. } => Some(Operation::Delete),
         Step::EditVm(..) | Step::EditOvm(..) | Step::WriteVmStatus { .. } | Step::WriteOvmStatus { .. } => None,
     };
     world.ledger.writing(&world.api.state, key, step, fate);
@@ -262,7 +263,7 @@ fn write(world: &mut World, key: &ObjectKey, step: &Step, fate: Fate) -> Result<
         let vm = |answer: Arc<VirtualMachine>| Written::Vm(Some(answer));
         match step {
             Step::CreateVm(object) => api.create(key, (**object).clone()).map(vm),
-            Step::DeleteVm(at) => api
+            Step::DeleteVm(at) | Step::EvictVm { at, .. } => api
                 .delete::<VirtualMachine>(key, Some(&at.uid), Some(&at.resource_version), Propagation::Background)
                 .map(|()| Written::Vm(api.state.vms.get(key).cloned())),
             Step::EditVm(at, edit) => api

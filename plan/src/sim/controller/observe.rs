@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use api::names;
 use api::v1alpha1::{OfflineVirtualMachine, Placement, VirtualMachine};
+use k8s_openapi::api::core::v1::Taint;
 use uuid::Uuid;
 
 use super::super::api::{NodeObject, Snapshot};
 use super::super::world::World;
 use crate::cluster::{
-    Installation, LeaseFact, NodeFacts, ObjectKey, Observed, ObservedHome, ObservedNode, ReadOrder, Requests, Version,
-    bound_node,
+    Installation, LeaseFact, NodeFacts, ObjectKey, Observed, ObservedHome, ObservedNode, ReadOrder, Requests,
+    SeenTaint, Version, bound_node,
 };
 
 /// Memory and CPU of a node: enough for every guest of the simulation.
@@ -49,7 +50,7 @@ pub(super) fn observed(
             let home = read
                 .get(&name)
                 .cloned()
-                .unwrap_or_else(|| home(view.nodes.get(&name), home_lease(world, index, &name), false));
+                .unwrap_or_else(|| home(world, view.nodes.get(&name), home_lease(world, index, &name), false));
             (name, home)
         })
         .collect();
@@ -63,7 +64,7 @@ pub(super) fn observed(
             .nodes
             .iter()
             .map(|(name, node)| ObservedNode {
-                facts: Arc::new(facts(name, node)),
+                facts: Arc::new(facts(world, name, node)),
                 lease: lease(name),
                 guests: Requests::default(),
                 pods: Requests::default(),
@@ -82,6 +83,9 @@ pub(super) fn observed(
 pub(super) fn home_lease(world: &World, index: usize, node: &str) -> LeaseFact {
     if world.lies.leases_expired {
         return LeaseFact { version: None, since: Duration::ZERO, renewed: false };
+    }
+    if world.lies.leases_look_live {
+        return LeaseFact { since: world.now, renewed: true, ..lease_fact(world, index, node) };
     }
     lease_fact(world, index, node)
 }
@@ -127,21 +131,38 @@ fn shown_vm(world: &World, ovm: Option<&OfflineVirtualMachine>, mut vm: Arc<Virt
     vm
 }
 
-pub(super) fn home(node: Option<&NodeObject>, lease: LeaseFact, read_after_vm: bool) -> ObservedHome {
+pub(super) fn home(world: &World, node: Option<&NodeObject>, lease: LeaseFact, read_after_vm: bool) -> ObservedHome {
     ObservedHome {
         exists: node.is_some(),
         out_of_service: node.is_some_and(|n| n.out_of_service),
+        no_execute: node.map(|node| SeenTaint::of_node(&taints(world, node), &[], Duration::ZERO)).unwrap_or_default(),
         lease,
         read_after_vm,
     }
 }
 
-fn facts(name: &str, node: &NodeObject) -> NodeFacts {
+/// The taints as they are, or as a lie shows them.
+fn taints(world: &World, node: &NodeObject) -> Vec<Taint> {
+    if world.lies.taints_hidden {
+        return Vec::new();
+    }
+    let silent = if world.lies.kubernetes_taints_look_like_ours {
+        "example.com/silent"
+    } else {
+        "node.kubernetes.io/unreachable"
+    };
+    let no_execute = |key: &str| Taint { key: key.to_owned(), effect: "NoExecute".to_owned(), ..Taint::default() };
+    let ours = node.tainted.then(|| no_execute("example.com/maintenance"));
+    let kubernetes = node.kubelet_silent.then(|| no_execute(silent));
+    ours.into_iter().chain(kubernetes).collect()
+}
+
+fn facts(world: &World, name: &str, node: &NodeObject) -> NodeFacts {
     NodeFacts {
         name: name.to_owned(),
         version: Version { uid: node.uid.clone(), resource_version: node.version.to_string() },
         labels: BTreeMap::from([(names::SCHEDULABLE_LABEL.to_owned(), node.schedulable.to_string())]),
-        taints: Vec::new(),
+        taints: taints(world, node),
         closed: node.cordoned || node.out_of_service,
         allocatable: PLENTY,
         reserved_kib: 0,

@@ -10,6 +10,7 @@ mod fences;
 mod placement;
 mod stage;
 mod starts;
+mod taints;
 
 use super::Lies;
 use stage::Stage;
