@@ -39,8 +39,8 @@ struct DefinitionVersion {
 
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 struct DefinitionStatus {
-    #[serde(default)]
-    conditions: Vec<DefinitionCondition>,
+    /// `null` in a definition that has just been made.
+    conditions: Option<Vec<DefinitionCondition>>,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -130,7 +130,7 @@ impl Kinds {
     }
 
     fn put(&mut self, name: &'static str, definition: &Definition) {
-        let conditions = definition.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+        let conditions = definition.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
         let facts = DefinitionFacts {
             part_of: definition.labels().get(PART_OF_LABEL).cloned(),
             served: definition.spec.versions.iter().filter(|one| one.served).map(|one| one.name.clone()).collect(),
