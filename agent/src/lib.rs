@@ -17,6 +17,7 @@ pub mod image_command;
 pub mod images;
 pub mod journal;
 pub mod libvirt;
+pub mod metrics;
 pub mod node;
 pub mod objects;
 mod options;

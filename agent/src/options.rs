@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use plan::node::Emulation;
 
+use crate::metrics::Telemetry;
 use crate::stream::StreamAddress;
 
 /// What an agent is told at its start.
@@ -25,6 +26,8 @@ pub struct AgentOptions {
     pub lock_dir: PathBuf,
     /// Where consoles are served to the controller of a cluster; nowhere without it.
     pub streams: Option<StreamAddress>,
+    /// What it counts and says of its health.
+    pub telemetry: Telemetry,
 }
 
 impl AgentOptions {
@@ -46,6 +49,7 @@ impl AgentOptions {
             proc_dir: Self::DEFAULT_PROC_DIR.into(),
             lock_dir: Self::DEFAULT_LOCK_DIR.into(),
             streams: None,
+            telemetry: Telemetry::default(),
         }
     }
 }

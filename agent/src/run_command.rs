@@ -8,10 +8,15 @@ use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use nix::unistd::gethostname;
 use plan::node::Emulation;
+use telemetry::{ApiCalls, ListenError};
 use tokio_util::sync::CancellationToken;
 
 use crate::images::DEFAULT_DATA_DIR;
+use crate::metrics::Telemetry;
 use crate::{Agent, AgentOptions, StartError, StreamAddress};
+
+/// Who we are to the API server.
+const USER_AGENT: &str = concat!("ovm-agent/", env!("CARGO_PKG_VERSION"));
 
 /// Run the agent of this node.
 #[derive(Debug, Args)]
@@ -40,6 +45,9 @@ pub struct RunArgs {
     /// Directory of the host's locks; in a pod, a mount of the host's.
     #[arg(long, env = "OVM_LOCK_DIR", default_value = AgentOptions::DEFAULT_LOCK_DIR, value_name = "DIR")]
     pub lock_dir: PathBuf,
+    /// Where to serve /metrics, /healthz and /readyz by plain HTTP; nowhere if not given.
+    #[arg(long, env = "OVM_METRICS_LISTEN", value_name = "ADDR:PORT")]
+    pub metrics_listen: Option<SocketAddr>,
     /// Serve consoles to the controller over mutual TLS here. Without it: not at all.
     #[arg(long, env = "OVM_LISTEN", value_name = "ADDR:PORT")]
     pub listen: Option<SocketAddr>,
@@ -72,6 +80,9 @@ pub enum RunError {
     /// Consoles would be served where nobody is told of.
     #[error("--listen {0} says no address at which the controller reaches this agent: give --advertise-address IP")]
     NoAdvertiseAddress(SocketAddr),
+    /// Metrics were asked for at an address that cannot be had.
+    #[error(transparent)]
+    Metrics(#[from] ListenError),
     /// The agent did not start.
     #[error(transparent)]
     Start(#[from] StartError),
@@ -83,7 +94,11 @@ impl RunArgs {
     /// # Errors
     /// If it does not start.
     pub async fn run(self, cancel: CancellationToken) -> Result<(), RunError> {
-        let client = self.client().await?;
+        let (api_calls, telemetry) = (ApiCalls::default(), Telemetry::default());
+        if let Some(listen) = self.metrics_listen {
+            telemetry.listen(listen, &api_calls, cancel.clone()).await?;
+        }
+        let client = self.client(&api_calls).await?;
         let streams = self.streams()?;
         let node_name = match self.node_name {
             Some(name) => name,
@@ -98,6 +113,7 @@ impl RunArgs {
             proc_dir: self.proc_dir,
             lock_dir: self.lock_dir,
             streams,
+            telemetry,
         };
         Agent::start(options, client, cancel).await?.ended().await;
         Ok(())
@@ -110,7 +126,7 @@ impl RunArgs {
         Ok(Some(StreamAddress { listen, advertise }))
     }
 
-    async fn client(&self) -> Result<Client, RunError> {
+    async fn client(&self, api_calls: &ApiCalls) -> Result<Client, RunError> {
         let config = match &self.kubeconfig {
             None => kube::Config::infer().await.map_err(RunError::NoCluster)?,
             Some(file) => {
@@ -119,6 +135,6 @@ impl RunArgs {
                 kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.map_err(failed)?
             }
         };
-        Client::try_from(config).map_err(RunError::Client)
+        api_calls.client(config, USER_AGENT).map_err(RunError::Client)
     }
 }

@@ -107,8 +107,10 @@ impl Agent {
         let lock = HostLock::take(&options.lock_dir, &options.libvirt_uri)?;
         let journal = Journal::open(&options.data_dir, boot_id(&options.proc_dir))?;
         let disks = DiskStore::open(&options.data_dir)?;
+        let calls = options.telemetry.libvirt.clone();
+        let libvirt_options = LibvirtOptions { calls, ..LibvirtOptions::new(&options.libvirt_uri) };
         let (libvirt, identity) = tokio::join!(
-            Libvirt::connect(LibvirtOptions::new(&options.libvirt_uri)),
+            Libvirt::connect(libvirt_options),
             NodeIdentity::load(&client, &options.data_dir, &options.node_name)
         );
         let (libvirt, state) = (libvirt?, NodeState { identity: identity?, journal, disks });
@@ -123,8 +125,10 @@ impl Agent {
         let recorder = Recorder::start(client.clone(), source, cancel.clone());
         let heartbeat =
             Heartbeat { client: client.clone(), node: options.node_name.clone(), libvirt: libvirt.clone(), registers };
+        let data_dir = options.data_dir.clone();
         let context = Arc::new(make_context(options, state, libvirt.clone(), objects, recorder));
         let vms = context.vms.clone();
+        context.telemetry.look_at(vms.clone(), libvirt.clone(), data_dir);
         let mut handle = AgentHandle { libvirt, vms, cancel, tasks: JoinSet::new(), _lock: lock };
         if let Some(streams) = streams {
             let consoles = handle.consoles();
@@ -159,6 +163,7 @@ fn make_context(
         disks: Arc::new(NodeDisks::new(state.disks, objects)),
         journal: state.journal,
         recorder,
+        telemetry: options.telemetry,
         vms: VmCache::default(),
         guard: GuardBoard::default(),
         proc_dir: options.proc_dir,
@@ -201,8 +206,11 @@ impl AgentHandle {
 
     /// F1: our Lease, and the Node's own where there is no kubelet to renew it.
     fn keep_leases(&mut self, context: &NodeContext, heartbeat: &Heartbeat) {
-        let objects = Arc::clone(&context.node_objects);
-        self.spawn(async move { keep_renewed("ours", || objects.renew_lease()).await });
+        let (objects, telemetry) = (Arc::clone(&context.node_objects), context.telemetry.clone());
+        self.spawn(async move {
+            let renew = async || objects.renew_lease().await.inspect(|()| telemetry.beat());
+            keep_renewed("ours", renew).await;
+        });
         if heartbeat.registers.is_some() {
             let (client, node) = (heartbeat.client.clone(), heartbeat.node.clone());
             self.spawn(async move { keep_renewed("the Node's", || renew_node_lease(&client, &node)).await });

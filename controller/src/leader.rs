@@ -43,6 +43,8 @@ pub(crate) struct Election {
     /// Zero of the candidacy's clock.
     started: Instant,
     office: watch::Sender<Office>,
+    /// What was logged last, so that a long absence is not logged again and again.
+    last_error: Option<String>,
 }
 
 /// Why a call of the election came to nothing.
@@ -60,7 +62,7 @@ impl Election {
         let (office, held) = watch::channel(None);
         let candidacy = Candidacy::new(identity.clone(), terms);
         let leases = Api::namespaced(client, SYSTEM_NAMESPACE);
-        (Self { leases, identity, terms, candidacy, started: Instant::now(), office }, held)
+        (Self { leases, identity, terms, candidacy, started: Instant::now(), office, last_error: None }, held)
     }
 
     /// Stands for election until it is dropped.
@@ -130,10 +132,15 @@ impl Election {
             Ok(Some(lease)) => self.candidacy.written(lease, sent, now),
             Ok(None) | Err(Failure::Overtaken) => self.candidacy.overtaken(),
             Err(Failure::NoAnswer(error)) => {
-                tracing::warn!(error, "cannot reach the Lease {SYSTEM_NAMESPACE}/{LEADER_LEASE}");
+                if self.last_error.as_ref() != Some(&error) {
+                    tracing::warn!(error, "cannot reach the Lease {SYSTEM_NAMESPACE}/{LEADER_LEASE}; trying again");
+                }
+                self.last_error = Some(error);
                 self.candidacy.failed(&step, now);
+                return;
             }
         }
+        self.last_error = None;
     }
 
     async fn read(&self) -> Result<Option<ElectionLease>, Failure> {

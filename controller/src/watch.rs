@@ -21,7 +21,7 @@ use crate::index::{Index, Wakes};
 /// Seconds after which a watch is made anew, so that a dead connection is noticed.
 pub(crate) const WATCH_SECONDS: u32 = 25;
 /// The longest pause while the API server is away. When it is back, a guest that ended meanwhile waits no longer than this.
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// The running watches; dropping this ends them.
 pub(crate) struct Watches {
@@ -89,11 +89,14 @@ async fn watch<K>(
 ) where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
 {
-    let mut listed = Some(listed);
+    let (mut listed, mut is_broken) = (Some(listed), false);
     let mut stream = watcher(api, Config::default().timeout(WATCH_SECONDS)).backoff(Pauses::default()).boxed();
     while let Some(event) = stream.next().await {
         match event {
             Ok(event) => {
+                if std::mem::take(&mut is_broken) {
+                    tracing::info!(kind = %K::kind(&()), "watched again");
+                }
                 let done = matches!(event, Event::InitDone);
                 // Nobody here reads them, and they are the larger part of many objects.
                 let event = event.modify(|object| *object.managed_fields_mut() = Vec::new());
@@ -104,7 +107,10 @@ async fn watch<K>(
                     let _ = listed.send(());
                 }
             }
-            Err(error) => tracing::warn!(kind = %K::kind(&()), error = chain(&error), "watch broke, will be made anew"),
+            Err(error) if !std::mem::replace(&mut is_broken, true) => {
+                tracing::warn!(kind = %K::kind(&()), error = chain(&error), "watch broke, will be made anew");
+            }
+            Err(error) => tracing::debug!(kind = %K::kind(&()), error = chain(&error), "watch is still broken"),
         }
     }
 }

@@ -321,6 +321,7 @@ impl GuestWorker {
         let failures =
             self.memory.trouble.as_ref().filter(|_| again).map_or(1, |trouble| trouble.failures.saturating_add(1));
         warn!(step = kind, failures, error = message, "step failed");
+        self.looker.context.telemetry.step_failed(kind, &reason);
         self.memory.troubled_step = Some(kind);
         self.memory.trouble =
             Some(Trouble { reason, message, at: Timestamp::now(), failures, bringing_up: step.is_bringing_up() });

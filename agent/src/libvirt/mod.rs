@@ -10,7 +10,7 @@
 //! of Kubernetes, and does not order calls: two calls about one domain may overtake each other, so whoever owns the guest makes one at a time.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use calls::{Call, NoAnswer};
 use connection::Connection;
@@ -25,6 +25,8 @@ pub use event::{
 pub use heap::share_one_heap;
 pub use host::{EmulatorFacts, HostFacts, Usability, Version, VirtType};
 use session::Session;
+
+use crate::metrics::LibvirtCalls;
 pub use start_pages::give_back_start_pages;
 pub use state::{CrashedReason, DomainState, PausedReason, RunningReason, ShutOffReason};
 
@@ -60,6 +62,8 @@ pub struct LibvirtOptions {
     /// How often a silent libvirtd is asked for a sign of life, in whole seconds. After six intervals without one the connection ends, which frees the
     /// threads that wait for it.
     pub keepalive_interval: Duration,
+    /// Where calls are counted.
+    pub calls: LibvirtCalls,
 }
 
 /// A handle on libvirt. Cheap to clone; the connection closes when the last clone is dropped.
@@ -79,6 +83,7 @@ impl LibvirtOptions {
             start_deadline: Duration::from_mins(1),
             destroy_deadline: Duration::from_secs(40),
             keepalive_interval: Duration::from_secs(5),
+            calls: LibvirtCalls::default(),
         }
     }
 }
@@ -153,7 +158,10 @@ impl Libvirt {
             drop(connection);
             answer
         };
-        match self.session.calls().run(call, work).await {
+        let begun = Instant::now();
+        let answer = self.session.calls().run(call, work).await;
+        self.options().calls.note(operation, outcome(&answer), begun.elapsed());
+        match answer {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(None)) => Err(disconnected(target)),
             Ok(Err(Some(failure))) if failure.is_no_domain() => Err(Error::NoDomain { operation, target }),
@@ -162,5 +170,15 @@ impl Libvirt {
             Err(NoAnswer::Stuck) => Err(Error::Stuck { operation, target }),
             Err(NoAnswer::Panicked) => Err(Error::Panicked { operation, target }),
         }
+    }
+}
+
+/// The word of the metrics.
+fn outcome<T>(answer: &Result<T, NoAnswer>) -> &'static str {
+    match answer {
+        Ok(_) => "answered",
+        Err(NoAnswer::Deadline) => "deadline",
+        Err(NoAnswer::Stuck) => "stuck",
+        Err(NoAnswer::Panicked) => "panicked",
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use api::v1alpha1::VirtualMachine;
+use api::v1alpha1::{Phase, VirtualMachine};
 use kube::ResourceExt;
 use plan::node::GuestKey;
 
@@ -22,6 +22,12 @@ impl VmCache {
     /// The guests that have a VM.
     pub(crate) fn keys(&self) -> Vec<GuestKey> {
         self.objects.read().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
+    }
+
+    /// The phase of each VM.
+    pub(crate) fn phases(&self) -> Vec<Phase> {
+        let objects = self.objects.read().unwrap_or_else(PoisonError::into_inner);
+        objects.values().map(|vm| vm.status.as_ref().and_then(|status| status.phase).unwrap_or_default()).collect()
     }
 
     /// UIDs of all VMs.

@@ -11,6 +11,7 @@ use super::{GuardBoard, NodeIdentity, ProcBoard, VmCache};
 use crate::guest::GuestDisks;
 use crate::hypervisor::{Capabilities, Hypervisor};
 use crate::journal::Journal;
+use crate::metrics::Telemetry;
 use crate::objects::{GuestObjects, NodeObjects};
 
 /// What all workers of a node share.
@@ -25,6 +26,7 @@ pub(crate) struct NodeContext {
     pub(crate) disks: Arc<dyn GuestDisks>,
     pub(crate) journal: Journal,
     pub(crate) recorder: Recorder,
+    pub(crate) telemetry: Telemetry,
     pub(crate) vms: VmCache,
     pub(crate) guard: GuardBoard,
     /// Where the host's processes are shown: /proc, or a mount of the host's.

@@ -24,6 +24,8 @@ const INTERVAL: Duration = Duration::from_secs(30);
 const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
 /// Every so many passes, placements that were never released are searched for, and disks that nobody needs.
 const SEARCH_EVERY: u32 = 10;
+/// A pass that takes longer is stuck: each of its calls has a deadline, and many may run into it.
+const STUCK: Duration = Duration::from_mins(15);
 
 /// Surveys the node again and again.
 pub(crate) struct Surveyor {
@@ -49,10 +51,17 @@ impl Surveyor {
 
     /// Surveys until it is dropped; after each pass it sends the guests that there are.
     pub(crate) async fn run(mut self, found: mpsc::Sender<BTreeSet<GuestKey>>) {
+        let telemetry = self.context.telemetry.clone();
+        let alive = telemetry.health.watch_loop("full pass", STUCK);
         loop {
             let begun = Instant::now();
+            alive.busy();
+            let found_now = self.pass().await;
+            alive.idle();
+            telemetry.passes.inc();
+            telemetry.pass_seconds.observe(begun.elapsed().as_secs_f64());
             // Nobody listens only while the agent ends.
-            drop(found.send(self.pass().await).await);
+            drop(found.send(found_now).await);
             sleep_until(begun + SHORTEST_INTERVAL).await;
             drop(timeout(INTERVAL, self.context.pass_wanted.notified()).await);
         }
@@ -67,6 +76,8 @@ impl Surveyor {
         match self.own_domains().await {
             Ok(domains) => {
                 self.judge_processes(&domains).await;
+                let active = domains.iter().filter(|domain| domain.active).count();
+                self.context.telemetry.surveyed(active, domains.len() - active);
                 self.judge_orphans(&domains).await;
                 if self.passes % SEARCH_EVERY == 1 {
                     keys.extend(self.search(&domains).await);

@@ -24,6 +24,7 @@ use super::{Bell, GuestWorker};
 use crate::hypervisor::{Capabilities, DomainChange, Hypervisor};
 use crate::journal::Journal;
 use crate::libvirt::{DomainState, ShutOffReason};
+use crate::metrics::Telemetry;
 use crate::node::{GuardBoard, NodeContext, NodeIdentity, ProcBoard, VmCache};
 use fakes::{FakeApi, FakeDisks, FakeHypervisor, Fuse, NextStart, lock};
 
@@ -82,6 +83,7 @@ impl World {
             disks: self.disks.clone(),
             journal: Journal::open(self.directory.path(), "boot".to_owned()).unwrap(),
             recorder: Recorder::to_channel().0,
+            telemetry: Telemetry::default(),
             vms,
             guard: GuardBoard::default(),
             proc_dir,
