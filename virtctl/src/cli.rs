@@ -77,6 +77,8 @@ pub(crate) enum Verb {
     Restart(TargetArgs),
     /// Connects to the serial console of a running virtual machine
     Console(ConsoleArgs),
+    /// Opens the display of a running virtual machine in a viewer, or to one of your own
+    Vnc(VncArgs),
     /// Prints the versions of this program and of the API server
     Version(VersionArgs),
     /// Prints a script that completes commands in a shell
@@ -100,6 +102,23 @@ pub(crate) struct ConsoleArgs {
     /// Name of the virtual machine, also as TYPE NAME or TYPE/NAME (TYPE: vm, ovm)
     #[arg(required = true, num_args = 1..=2, value_name = "[TYPE] NAME")]
     pub(crate) words: Vec<String>,
+    /// Time to wait for a virtual machine that is still starting, such as 30s or 5m
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = duration)]
+    pub(crate) timeout: Duration,
+}
+
+/// The display to open, and for whom.
+#[derive(Debug, Args)]
+pub(crate) struct VncArgs {
+    /// Name of the virtual machine, also as TYPE NAME or TYPE/NAME (TYPE: vm, ovm)
+    #[arg(required = true, num_args = 1..=2, value_name = "[TYPE] NAME")]
+    pub(crate) words: Vec<String>,
+    /// Start no viewer: print {"port":N}, and pass on the one that connects to that port of 127.0.0.1
+    #[arg(long)]
+    pub(crate) proxy_only: bool,
+    /// Port of 127.0.0.1 to listen on; 0 takes a free one
+    #[arg(long, value_name = "PORT", default_value_t = 0)]
+    pub(crate) port: u16,
     /// Time to wait for a virtual machine that is still starting, such as 30s or 5m
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = duration)]
     pub(crate) timeout: Duration,

@@ -38,11 +38,25 @@ pub(crate) enum Error {
     Stopped(String),
     #[error("{reason}")]
     Refused { status: http::StatusCode, reason: String },
-    #[error("cannot connect to the console of VirtualMachine '{name}': {reason}")]
-    Connect { name: String, reason: String },
+    #[error("cannot connect to the {channel} of VirtualMachine '{name}': {reason}")]
+    Connect { channel: &'static str, name: String, reason: String },
     #[error("console of VirtualMachine '{name}'")]
     Stream {
         name: String,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("display of VirtualMachine '{name}'")]
+    Display {
+        name: String,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("no viewer found (looked for {0}); install one, or connect your own to: virtctl vnc --proxy-only {1}")]
+    NoViewer(String, String),
+    #[error("run {program}")]
+    Viewer {
+        program: &'static str,
         #[source]
         source: std::io::Error,
     },

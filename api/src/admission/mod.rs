@@ -18,6 +18,10 @@ pub const FIELD_VALUE_REQUIRED: &str = "FieldValueRequired";
 /// `reason` of a cause: the field may not change.
 pub const FIELD_VALUE_FORBIDDEN: &str = "FieldValueForbidden";
 
+/// What is said to whoever edits a VirtualMachine that runs, or is about to.
+pub(crate) const BOUND_SPEC_CHANGED: &str = "spec does not change once the VirtualMachine is bound to a node; change spec.template of its \
+    OfflineVirtualMachine, or delete the VirtualMachine and create it anew.";
+
 /// One fault, as in `Status.details.causes[]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cause {
@@ -91,10 +95,7 @@ pub fn validate_virtual_machine(new: &VirtualMachine, old: Option<&VirtualMachin
         if is_bound(old) {
             return vec![Cause {
                 reason: FIELD_VALUE_FORBIDDEN,
-                message:
-                    "spec does not change once the VirtualMachine is bound to a node; change spec.template of its \
-                          OfflineVirtualMachine, or delete the VirtualMachine and create it anew."
-                        .to_owned(),
+                message: BOUND_SPEC_CHANGED.to_owned(),
                 field: "spec".to_owned(),
             }];
         }

@@ -72,6 +72,18 @@ fn nulls_of_old_clients_are_normal_input() {
 }
 
 #[test]
+fn what_is_bound_is_kept_by_rules_of_the_definition() {
+    let rules = schemas()[1].1["x-kubernetes-validations"].as_array().unwrap().clone();
+    let paths: Vec<_> = rules.iter().map(|rule| rule["fieldPath"].as_str().unwrap()).collect();
+    assert_eq!(paths, [".spec", ".status.nodeName"]);
+    assert!(
+        rules
+            .iter()
+            .all(|rule| rule["reason"] == "FieldValueForbidden" && rule["rule"].as_str().unwrap().contains("oldSelf"))
+    );
+}
+
+#[test]
 fn lists_take_more_than_the_admission_limit() {
     let vm = &schemas()[1].1;
     for pointer in [

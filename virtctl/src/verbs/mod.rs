@@ -7,3 +7,4 @@ mod running;
 pub(crate) mod start;
 pub(crate) mod stop;
 pub(crate) mod version;
+pub(crate) mod vnc;
