@@ -70,3 +70,8 @@ pub const AGENT_COMPONENT: &str = "virt-handler";
 pub const PART_OF_LABEL: &str = "app.kubernetes.io/part-of";
 /// Its value.
 pub const PART_OF: &str = "ovm";
+
+/// Label on a Node that its agent made, and keeps Ready: the agents' DaemonSet stays away from it.
+pub const REGISTERED_BY_LABEL: &str = "kubevirt.io/registered-by";
+/// Its value.
+pub const REGISTERED_BY_AGENT: &str = "ovm-agent";

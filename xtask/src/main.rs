@@ -1,5 +1,6 @@
 //! Developer commands: `cargo xtask COMMAND`. The Makefile's targets end here where they need more than a line of shell.
 
+mod chart;
 mod ci;
 mod demo;
 mod generate;

@@ -29,7 +29,10 @@ pub struct NodeCapacity {
 pub(super) async fn register(client: &Client, node: &str, capacity: NodeCapacity, arch: &str) -> Result<(), ApiError> {
     const REGISTER: &str = "register the node";
     let nodes: Api<Node> = Api::all(client.clone());
-    let labels = json!({"kubernetes.io/hostname": node, "kubernetes.io/arch": arch, "kubernetes.io/os": "linux"});
+    let labels = json!({
+        "kubernetes.io/hostname": node, "kubernetes.io/arch": arch, "kubernetes.io/os": "linux",
+        names::REGISTERED_BY_LABEL: names::REGISTERED_BY_AGENT,
+    });
     if within(REGISTER, nodes.get_metadata_opt(node)).await?.is_none() {
         let taint = json!({"key": names::HYPERVISOR_TAINT, "effect": "NoSchedule"});
         let new = json!({"metadata": {"name": node, "labels": labels}, "spec": {"taints": [taint]}});
