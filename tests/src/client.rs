@@ -33,6 +33,11 @@ impl Client {
         Self { entrance, ..self }
     }
 
+    /// Its kubeconfig.
+    pub fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
+    }
+
     /// `kubectl ARGUMENTS`; returns what it printed.
     ///
     /// # Errors
@@ -88,6 +93,17 @@ impl Client {
     /// When the server refuses it; the message is what kubectl said.
     pub fn create(&self, object: &Value) -> Result<String> {
         let (succeeded, printed, said) = self.feed(&["create", "-f", "-"], object)?;
+        ensure!(succeeded, "{said}");
+        Ok(printed)
+    }
+
+    /// `kubectl apply --server-side -f -` with one object or a list.
+    ///
+    /// # Errors
+    /// When the server refuses it; the message is what kubectl said.
+    pub fn apply(&self, object: &Value) -> Result<String> {
+        let (succeeded, printed, said) =
+            self.feed(&["apply", "--server-side", "--force-conflicts", "-f", "-"], object)?;
         ensure!(succeeded, "{said}");
         Ok(printed)
     }

@@ -5,7 +5,7 @@
 //! ```text
 //! tests::scenarios! {
 //!     a_template_edit_waits_for_the_restart,
-//!     a_console_shows_the_guest: Console,
+//!     walk_through_of_the_guide: Console UserData,
 //! }
 //!
 //! fn a_template_edit_waits_for_the_restart(stack: &mut Stack) -> Result<()> { .. }
@@ -13,7 +13,7 @@
 
 use anyhow::Result;
 
-use crate::kube::why_no_shared_api;
+use crate::kube::{is_given, why_no_shared_api};
 use crate::libvirtd::why_unsupported;
 use crate::stack::Stack;
 
@@ -33,16 +33,16 @@ pub enum Need {
     Console,
     /// Refusal of what the CRDs' schema cannot express.
     Admission,
+    /// Guests with cloud-init user data.
+    UserData,
 }
 
 impl Api {
-    /// Why a need cannot be met; `None` if it can.
-    fn lacks(self, need: Need) -> Option<&'static str> {
-        match (self, need) {
-            (Self::Standalone, _) => None,
-            (Self::Kubernetes, Need::Console) => Some("the controller does not serve consoles to a cluster yet"),
-            (Self::Kubernetes, Need::Admission) => Some("the controller has no admission webhook yet"),
-        }
+    /// Why needs cannot be met; `None` if they can.
+    fn lacks(self, needs: &[Need]) -> Option<String> {
+        let lacks = self == Self::Kubernetes && is_given() && !needs.is_empty();
+        // Consoles, user data and the webhook come from the controller, through the API server.
+        lacks.then(|| format!("{needs:?} cannot be had where the API server does not reach a controller on this host"))
     }
 }
 
@@ -56,8 +56,7 @@ pub fn run(api: Api, name: &str, needs: &[Need], steps: impl FnOnce(&mut Stack) 
         Api::Standalone => None,
         Api::Kubernetes => why_no_shared_api(),
     });
-    let lacking = || needs.iter().find_map(|need| Some(format!("{need:?}: {}", api.lacks(*need)?)));
-    if let Some(reason) = unavailable.or_else(lacking) {
+    if let Some(reason) = unavailable.or_else(|| api.lacks(needs)) {
         eprintln!("SKIPPED {name}: {reason}");
         return Ok(());
     }
@@ -69,7 +68,7 @@ pub fn run(api: Api, name: &str, needs: &[Need], steps: impl FnOnce(&mut Stack) 
     result
 }
 
-/// Makes a test for each API of each function named, with what it needs: `name,` or `name: Need + Need,`.
+/// Makes a test for each API of each function named, with what it needs: `name,` or `name: Need Need,`.
 #[macro_export]
 macro_rules! scenarios {
     ($($name:ident $(: $($need:ident)+)?),* $(,)?) => {

@@ -7,9 +7,10 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 
 use crate::client::Client;
-use crate::kube::{NODE, Server, Servers, SharedApi};
+use crate::kube::{Accounts, NODE, Server, Servers, SharedApi, wait_until_served};
 use crate::libvirtd::Signal;
 use crate::programs::program;
+use crate::standalone::free_address;
 use crate::wait::wait_for;
 
 /// Time to be ready on a busy machine.
@@ -25,6 +26,7 @@ pub struct Separate {
     data: PathBuf,
     libvirt_uri: String,
     client: Client,
+    accounts: Accounts,
     api: SharedApi,
 }
 
@@ -35,11 +37,20 @@ impl Separate {
     /// When the programs are not built, there is no API, or the node is not ready in time; the message then carries a log.
     pub fn start(base: &Path, libvirt_uri: &str) -> Result<Self> {
         let api = SharedApi::take(base)?;
-        let client = Client::new(api.kubeconfig(), base);
+        let client = Client::new(&api.kubeconfig()?, base);
+        let accounts = api.accounts()?;
         let servers = Servers::new(base)?;
         let data = base.join("data");
-        let mut separate =
-            Self { agent: None, controller: None, servers, data, libvirt_uri: libvirt_uri.to_owned(), client, api };
+        let mut separate = Self {
+            agent: None,
+            controller: None,
+            servers,
+            data,
+            libvirt_uri: libvirt_uri.to_owned(),
+            client,
+            accounts,
+            api,
+        };
         separate.start_again()?;
         Ok(separate)
     }
@@ -51,7 +62,8 @@ impl Separate {
     pub fn start_again(&mut self) -> Result<()> {
         let mut controller = Command::new(program("ovm-controller")?);
         // There is one: it need not wait until the Lease of one that was killed has lapsed.
-        controller.arg("--leader-elect=false").arg("--kubeconfig").arg(self.api.kubeconfig());
+        controller.arg("--leader-elect=false").arg("--kubeconfig").arg(&self.accounts.controller);
+        controller.args(self.accounts.listen.map(|address| format!("--listen={address}")));
         self.controller = Some(self.servers.start("ovm-controller", &controller)?);
         self.start_agent()?;
         wait_for("the node takes guests", DEADLINE, || {
@@ -63,6 +75,7 @@ impl Separate {
             ensure!(label == "true", "its label kubevirt.io/schedulable is {label}");
             Ok(())
         })
+        .and_then(|()| if self.accounts.listen.is_some() { wait_until_served(&self.client) } else { Ok(()) })
         .with_context(|| self.log())
     }
 
@@ -89,8 +102,9 @@ impl Separate {
     /// When it is not built.
     pub fn start_agent(&mut self) -> Result<()> {
         let mut agent = Command::new(program("ovm-agent")?);
-        agent.arg("--kubeconfig").arg(self.api.kubeconfig());
-        agent.args(["--node-name", NODE, "--register-node", "--emulation", "always"]);
+        agent.arg("--kubeconfig").arg(&self.accounts.agent);
+        agent.args(["--node-name", NODE, "--emulation", "always", "--listen", &free_address()?.to_string()]);
+        agent.args(self.accounts.makes_node.then_some("--register-node"));
         agent.args(["--libvirt-uri", &self.libvirt_uri]).arg("--data-dir").arg(&self.data);
         // One agent for a libvirt; this one's libvirt is this test's.
         agent.arg("--lock-dir").arg(self.data.parent().context("the data directory has a parent")?);
@@ -98,9 +112,9 @@ impl Separate {
         Ok(())
     }
 
-    /// The administrator's kubeconfig.
-    pub fn kubeconfig(&self) -> PathBuf {
-        self.api.kubeconfig().to_owned()
+    /// kubectl and virtctl of the administrator.
+    pub fn client(&self) -> &Client {
+        &self.client
     }
 
     /// The API that they work with.

@@ -77,7 +77,7 @@ impl Server {
     pub fn kubeconfig(&self) -> PathBuf {
         match self {
             Self::Standalone(server) => server.kubeconfig(),
-            Self::Separate(server) => server.kubeconfig(),
+            Self::Separate(server) => server.client().kubeconfig().to_owned(),
         }
     }
 

@@ -8,8 +8,8 @@ use tests::wait::wait_for;
 use tests::watch::Watch;
 
 tests::scenarios! {
-    walk_through_of_the_guide: Console,
-    every_example_runs: Console,
+    walk_through_of_the_guide: Console UserData,
+    every_example_runs: Console UserData,
 }
 
 const IMAGE: &str = "kubevirt/cirros-registry-disk-demo:latest";

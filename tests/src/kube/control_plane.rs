@@ -60,6 +60,8 @@ pub struct Settings {
     pub network_of_its_own: bool,
     /// More flags of kube-apiserver.
     pub api_flags: Vec<String>,
+    /// More flags of kube-controller-manager.
+    pub controller_flags: Vec<String>,
 }
 
 impl ControlPlane {
@@ -259,6 +261,7 @@ impl ControlPlane {
             "--leader-elect=false",
             "--secure-port=0",
         ]);
+        command.args(&self.settings.controller_flags);
         self.controllers = Some(self.servers.start("kube-controller-manager", &command)?);
         Ok(())
     }

@@ -3,6 +3,7 @@
 //! With `OVM_TEST_KUBECONFIG` set, there is one API, which that file names, and scenarios take turns. All OfflineVirtualMachines and
 //! VirtualMachines on it are removed: it is to be a cluster for tests, without a controller of ours.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -11,14 +12,18 @@ use serde_json::{Value, json};
 
 use crate::client::Client;
 use crate::kube::assets::why_unavailable;
-use crate::kube::control_plane::ControlPlane;
-use crate::programs::repository;
+use crate::kube::control_plane::{ControlPlane, Settings};
+use crate::kube::installation::{SYSTEM_NAMESPACE, install, install_kinds, make_node};
+use crate::standalone::free_address;
 
 /// Names the kubeconfig of a cluster that the scenarios are to run on, in place of control planes of their own.
 const KUBECONFIG_VARIABLE: &str = "OVM_TEST_KUBECONFIG";
 
-/// Idle control planes, with our kinds and without objects of them.
-static IDLE: Mutex<Vec<ControlPlane>> = Mutex::new(Vec::new());
+/// The Node that a scenario's agent works for.
+pub(crate) const NODE: &str = "ovm-test-host";
+
+/// Idle control planes, with our installation and without virtual machines.
+static IDLE: Mutex<Vec<Own>> = Mutex::new(Vec::new());
 
 /// Held while a scenario uses the cluster that the variable names.
 static TURN: Mutex<()> = Mutex::new(());
@@ -26,88 +31,134 @@ static TURN: Mutex<()> = Mutex::new(());
 /// An API server with our kinds, for one scenario at a time. Dropping it removes what the scenario left there.
 #[derive(Debug)]
 pub struct SharedApi {
-    kubeconfig: PathBuf,
-    home: PathBuf,
+    client: Client,
     namespaces: Vec<String>,
     source: Source,
+}
+
+/// Who our programs are to the API, and what they may be reached by.
+#[derive(Debug)]
+pub(crate) struct Accounts {
+    pub(crate) controller: PathBuf,
+    pub(crate) agent: PathBuf,
+    /// Where the API server expects the controller; `None` if it cannot reach it.
+    pub(crate) listen: Option<SocketAddr>,
+    /// Whether the agent is to make its Node.
+    pub(crate) makes_node: bool,
+}
+
+#[derive(Debug)]
+struct Own {
+    control_plane: ControlPlane,
+    /// Where the controller is to listen.
+    listen: SocketAddr,
 }
 
 #[derive(Debug)]
 enum Source {
     /// `None` once it is given back.
-    Own(Option<Box<ControlPlane>>),
+    Own(Option<Box<Own>>),
     Given {
+        kubeconfig: PathBuf,
         _turn: MutexGuard<'static, ()>,
     },
 }
 
+/// Whether scenarios run on a cluster that is not ours.
+pub(crate) fn is_given() -> bool {
+    given().is_some()
+}
+
 /// Why scenarios cannot run on a real API here; `None` if they can.
-pub fn why_no_shared_api() -> Option<String> {
-    if given().is_some() { None } else { why_unavailable() }
+pub(crate) fn why_no_shared_api() -> Option<String> {
+    if is_given() { None } else { why_unavailable() }
 }
 
 impl SharedApi {
     /// Takes an idle one, or starts one. `home` takes kubectl's cache.
     ///
     /// # Errors
-    /// When none can be started, or it does not take our kinds.
+    /// When none can be started, or it does not take our installation.
     pub fn take(home: &Path) -> Result<Self> {
-        if let Some(kubeconfig) = given() {
-            let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-            let client = Client::new(&kubeconfig, home);
-            apply_kinds(&client)?;
-            let namespaces = namespaces(&client)?;
-            return Ok(Self { kubeconfig, home: home.to_owned(), namespaces, source: Source::Given { _turn: turn } });
-        }
-        let idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let control_plane = match idle {
-            Some(control_plane) => control_plane,
-            None => start()?,
+        let source = if let Some(kubeconfig) = given() {
+            Source::Given { kubeconfig, _turn: TURN.lock().unwrap_or_else(PoisonError::into_inner) }
+        } else {
+            let idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            Source::Own(Some(Box::new(idle.map_or_else(Own::start, Ok)?)))
         };
-        let kubeconfig = control_plane.kubeconfig();
-        let namespaces = namespaces(&Client::new(&kubeconfig, home))?;
-        let source = Source::Own(Some(Box::new(control_plane)));
-        Ok(Self { kubeconfig, home: home.to_owned(), namespaces, source })
+        let client = Client::new(&source.kubeconfig()?, home);
+        if is_given() {
+            install_kinds(&client)?;
+        } else {
+            make_node(&client, NODE)?;
+        }
+        let namespaces = namespaces(&client)?;
+        Ok(Self { client, namespaces, source })
     }
 
     /// The administrator's kubeconfig.
-    pub fn kubeconfig(&self) -> &Path {
-        &self.kubeconfig
-    }
-
-    /// The control plane, where it is ours.
     ///
     /// # Errors
-    /// When the API is somebody else's.
+    /// When the control plane was given back.
+    pub fn kubeconfig(&self) -> Result<PathBuf> {
+        self.source.kubeconfig()
+    }
+
+    /// Whom our programs are to work as: as their service accounts, where their roles are.
+    pub(crate) fn accounts(&self) -> Result<Accounts> {
+        match &self.source {
+            Source::Own(own) => {
+                let own = own.as_deref().context("the control plane was given back")?;
+                let account = |name, node| own.control_plane.service_account(SYSTEM_NAMESPACE, name, node);
+                Ok(Accounts {
+                    controller: account("ovm-controller", None)?,
+                    agent: account("ovm-agent", Some(NODE))?,
+                    listen: Some(own.listen),
+                    makes_node: false,
+                })
+            }
+            Source::Given { kubeconfig, .. } => Ok(Accounts {
+                controller: kubeconfig.clone(),
+                agent: kubeconfig.clone(),
+                listen: None,
+                makes_node: true,
+            }),
+        }
+    }
+
+    /// The control plane.
+    ///
+    /// # Errors
+    /// When it is somebody else's.
     pub fn control_plane(&mut self) -> Result<&mut ControlPlane> {
         match &mut self.source {
-            Source::Own(control_plane) => control_plane.as_deref_mut().context("the control plane was given back"),
+            Source::Own(own) => Ok(&mut own.as_deref_mut().context("the control plane was given back")?.control_plane),
             Source::Given { .. } => anyhow::bail!("the control plane that {KUBECONFIG_VARIABLE} names is not ours"),
         }
     }
 
     /// Removes what a scenario left.
     fn clear(&self) -> Result<()> {
-        let client = Client::new(&self.kubeconfig, &self.home);
+        let client = &self.client;
         for kind in ["offlinevirtualmachines", "virtualmachines"] {
             let list = client.get(&format!("/apis/kubevirt.io/v1alpha1/{kind}"))?.context("our kinds are gone")?;
-            for object in list["items"].as_array().context("a list has items")? {
+            let objects = list["items"].as_array().context("a list has items")?;
+            for object in objects.iter().filter(|object| object["metadata"]["finalizers"].is_array()) {
                 let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default().to_owned();
-                if object["metadata"]["finalizers"].is_array() {
-                    let free = json!({"metadata": {"finalizers": null}});
-                    client.merge(kind, &text("namespace"), &text("name"), &free)?;
-                }
+                let free = json!({"metadata": {"finalizers": null}});
+                client.merge(kind, &text("namespace"), &text("name"), &free)?;
             }
-            client.kubectl(&["delete", kind, "--all", "--all-namespaces"])?;
+            if !objects.is_empty() {
+                client.kubectl(&["delete", kind, "--all", "--all-namespaces"])?;
+            }
         }
-        for namespace in namespaces(&client)?.iter().filter(|name| !self.namespaces.contains(name)) {
+        for namespace in namespaces(client)?.iter().filter(|name| !self.namespaces.contains(name)) {
             if namespace != SYSTEM_NAMESPACE {
                 client.kubectl(&["delete", "namespace", namespace])?;
             }
         }
-        for (namespace, kinds) in [("default", "events,secrets,controllerrevisions"), (SYSTEM_NAMESPACE, "leases")] {
-            client.kubectl(&["delete", kinds, "--all", "-n", namespace])?;
-        }
+        client.kubectl(&["delete", "events,secrets,controllerrevisions", "--all", "-n", "default"])?;
+        client.kubectl(&["delete", "leases", "--all", "-n", SYSTEM_NAMESPACE])?;
         client.kubectl(&["delete", "node", NODE, "--ignore-not-found"]).map(drop)
     }
 }
@@ -118,37 +169,39 @@ impl Drop for SharedApi {
         if let Err(error) = &cleared {
             eprintln!("a scenario's objects cannot be removed: {error:#}");
         }
-        if let Source::Own(control_plane) = &mut self.source
+        if let Source::Own(own) = &mut self.source
             && cleared.is_ok()
-            && let Some(control_plane) = control_plane.take()
+            && let Some(own) = own.take()
         {
-            IDLE.lock().unwrap_or_else(PoisonError::into_inner).push(*control_plane);
+            IDLE.lock().unwrap_or_else(PoisonError::into_inner).push(*own);
         }
     }
 }
 
-/// The namespace of our own Leases.
-const SYSTEM_NAMESPACE: &str = "kubevirt-system";
+impl Source {
+    fn kubeconfig(&self) -> Result<PathBuf> {
+        match self {
+            Self::Own(own) => {
+                Ok(own.as_deref().context("the control plane was given back")?.control_plane.kubeconfig())
+            }
+            Self::Given { kubeconfig, .. } => Ok(kubeconfig.clone()),
+        }
+    }
+}
 
-/// The Node that a scenario's agent makes.
-pub const NODE: &str = "ovm-test-host";
+impl Own {
+    fn start() -> Result<Self> {
+        // Nobody renews the Node of a scenario: there is no kubelet.
+        let settings =
+            Settings { controller_flags: vec!["--node-monitor-grace-period=1h".to_owned()], ..Settings::default() };
+        let own = Self { control_plane: ControlPlane::start_with(&settings)?, listen: free_address()? };
+        install(&own.control_plane.admin(), own.listen)?;
+        Ok(own)
+    }
+}
 
 fn given() -> Option<PathBuf> {
     std::env::var_os(KUBECONFIG_VARIABLE).filter(|file| !file.is_empty()).map(PathBuf::from)
-}
-
-fn start() -> Result<ControlPlane> {
-    let control_plane = ControlPlane::start()?;
-    apply_kinds(&control_plane.admin())?;
-    Ok(control_plane)
-}
-
-/// Our CustomResourceDefinitions, as they are released.
-fn apply_kinds(client: &Client) -> Result<()> {
-    let folder = repository().join("manifests/crd").display().to_string();
-    client.kubectl(&["apply", "--server-side", "-k", &folder])?;
-    let kinds = ["crd/offlinevirtualmachines.kubevirt.io", "crd/virtualmachines.kubevirt.io"];
-    client.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", kinds[0], kinds[1]]).map(drop)
 }
 
 fn namespaces(client: &Client) -> Result<Vec<String>> {
