@@ -108,6 +108,16 @@ impl Client {
         Ok(printed)
     }
 
+    /// `kubectl replace -f -` with one object.
+    ///
+    /// # Errors
+    /// When the server refuses it; the message is what kubectl said.
+    pub fn replace(&self, object: &Value) -> Result<String> {
+        let (succeeded, printed, said) = self.feed(&["replace", "-f", "-"], object)?;
+        ensure!(succeeded, "{said}");
+        Ok(printed)
+    }
+
     /// POST of an object, past kubectl, which leaves out parts of an error: the HTTP status and the body.
     ///
     /// # Errors

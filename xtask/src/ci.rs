@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::ValueEnum;
 
 use crate::workspace::Workspace;
-use crate::{generate, guest, kube_assets, process};
+use crate::{generate, guest, images, kube_assets, process};
 
 /// The version of cargo-deny that deny.toml is written for.
 const CARGO_DENY: &str = "0.20.2";
@@ -50,6 +50,7 @@ pub(crate) fn run(workspace: &Workspace, only: Option<Part>) -> Result<()> {
     step("demo guest", || guest::build(workspace).map(drop))?;
     step("kube-assets", || kube_assets::build(workspace))?;
     step("binaries", || process::run(workspace.cargo("build").args(["--locked", "--workspace", "--bins"])))?;
+    step("images", || images::build(workspace, images::Profile::Dev))?;
     let counts = step("tests", || run_tests(workspace))?;
     step("tree is clean", || {
         let after = git_status(workspace)?;

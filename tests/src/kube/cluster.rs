@@ -48,7 +48,15 @@ impl Cluster {
     /// # Errors
     /// When something is not ready in time; the message then carries logs.
     pub fn start(nodes: &[&str], images: &[PathBuf]) -> Result<Self> {
-        let settings = Settings { scheduler: true, network_of_its_own: true, ..Settings::default() };
+        Self::start_with(nodes, images, Vec::new())
+    }
+
+    /// The same, with more flags of kube-controller-manager.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_with(nodes: &[&str], images: &[PathBuf], controller_flags: Vec<String>) -> Result<Self> {
+        let settings = Settings { scheduler: true, network_of_its_own: true, controller_flags, ..Settings::default() };
         let mut cluster = Self { nodes: Vec::new(), control_plane: ControlPlane::start_with(&settings)? };
         let admin = cluster.admin();
         admin.kubectl(&[

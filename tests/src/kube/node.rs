@@ -148,12 +148,9 @@ impl Node {
     /// # Errors
     /// When it cannot be started.
     pub fn restart_libvirtd(&self) -> Result<()> {
-        self.run(&[
-            "bash",
-            "-c",
-            "kill $(cat /run/libvirtd.pid); while [ -e /run/libvirtd.pid ]; do sleep 0.05; done; libvirtd -d",
-        ])
-        .map(drop)
+        // It does not always remove its file of the process id, and is not always quick to end.
+        let restart = "pid=$(cat /run/libvirtd.pid); kill $pid; while kill -0 $pid 2>/dev/null; do sleep 0.05; done; exec libvirtd -d";
+        self.run(&["bash", "-c", restart]).map(drop)
     }
 
     /// Pulls its cable.
