@@ -6,6 +6,7 @@
 //! - [`small_disk`]: a file system that is soon full
 //! - [`scenario`]: one scenario, both APIs
 //! - [`server`]: our programs as child processes, [`standalone`] in one or [`separate`] on a real API
+//! - [`nodes`]: several nodes on a real API
 //! - [`kube`]: a real Kubernetes
 //! - [`client`], [`console`], [`watch`]: kubectl and virtctl as a user runs them
 //! - [`machines`]: manifests of small machines
@@ -20,6 +21,7 @@ pub mod console;
 pub mod kube;
 pub mod libvirtd;
 pub mod machines;
+pub mod nodes;
 pub mod programs;
 pub mod scenario;
 pub mod separate;

@@ -79,6 +79,8 @@ pub(crate) enum Verb {
     Console(ConsoleArgs),
     /// Opens the display of a running virtual machine in a viewer, or to one of your own
     Vnc(VncArgs),
+    /// Empties a node: cordons it, and stops its virtual machines in order; those of an OfflineVirtualMachine start elsewhere
+    Drain(DrainArgs),
     /// Prints the versions of this program and of the API server
     Version(VersionArgs),
     /// Prints a script that completes commands in a shell
@@ -121,6 +123,20 @@ pub(crate) struct VncArgs {
     pub(crate) port: u16,
     /// Time to wait for a virtual machine that is still starting, such as 30s or 5m
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = duration)]
+    pub(crate) timeout: Duration,
+}
+
+/// The node to empty, and how.
+#[derive(Debug, Args)]
+pub(crate) struct DrainArgs {
+    /// Name of the node, also as node/NAME
+    #[arg(value_name = "NODE")]
+    pub(crate) node: String,
+    /// Stop virtual machines without an OfflineVirtualMachine too: nothing starts them again
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Time to wait until the node is empty, such as 30s or 5m; 0 waits for ever
+    #[arg(long, value_name = "TIME", default_value = "0", value_parser = duration)]
     pub(crate) timeout: Duration,
 }
 

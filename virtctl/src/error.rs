@@ -32,6 +32,16 @@ pub(crate) enum Error {
     FetchVm(String),
     #[error("Error deleting VirtualMachine: {0}")]
     DeleteVm(String),
+    #[error("Error cordoning node {node}: {reason}")]
+    Cordon { node: String, reason: String },
+    #[error(
+        "node {node} has virtual machines without an OfflineVirtualMachine, which nothing starts again (use --force to stop them): {names}"
+    )]
+    BareVms { node: String, names: String },
+    #[error(
+        "node {node} is not drained after {seconds} s, and stays cordoned (run the same again to go on waiting); still there: {left}"
+    )]
+    NotDrained { node: String, seconds: u64, left: String },
     #[error("Error: VirtualMachine '{name}' is already {state}")]
     Already { name: String, state: &'static str },
     #[error("Error: VirtualMachine '{0}' is stopped; start it with: virtctl start {0}")]

@@ -49,6 +49,7 @@ async fn run(program: &'static str, cli: Cli) -> Result<(), Error> {
         Verb::Restart(target) => verbs::restart::run(&Connection::open(&cli.connection).await?, &target).await,
         Verb::Console(options) => verbs::console::run(&Connection::open(&cli.connection).await?, &options).await,
         Verb::Vnc(options) => verbs::vnc::run(&Connection::open(&cli.connection).await?, &options).await,
+        Verb::Drain(options) => verbs::drain::run(&Connection::open(&cli.connection).await?, &options).await,
         Verb::Version(options) => verbs::version::run(&cli.connection, &options).await,
         Verb::Completion { shell } => {
             verbs::completion::run(program, shell);

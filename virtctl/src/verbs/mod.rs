@@ -2,6 +2,7 @@
 
 pub(crate) mod completion;
 pub(crate) mod console;
+pub(crate) mod drain;
 pub(crate) mod restart;
 mod running;
 pub(crate) mod start;

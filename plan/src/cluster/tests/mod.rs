@@ -153,7 +153,7 @@ fn home(lease: LeaseFact) -> ObservedHome {
 /// A taint that ends guests, seen a minute ago.
 fn no_execute(key: &str) -> Vec<SeenTaint> {
     let taint = Taint { key: key.to_owned(), effect: "NoExecute".to_owned(), ..Taint::default() };
-    SeenTaint::of_node(&[taint], &[], before(Duration::from_secs(60)))
+    SeenTaint::of_node(&[taint], &[], before(Duration::from_mins(1)))
 }
 
 /// Both nodes live, and everything has just been read uncached.
