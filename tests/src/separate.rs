@@ -112,6 +112,29 @@ impl Separate {
         Ok(())
     }
 
+    /// Ends the tokens that both programs work with, and waits until the API takes them no more.
+    ///
+    /// # Errors
+    /// When it still does, in time.
+    pub fn end_tokens(&mut self) -> Result<()> {
+        self.api.end_tokens()?;
+        let agent = Client::new(&self.accounts.agent, self.data.parent().context("the data directory has a parent")?);
+        wait_for("the agent's token is refused", DEADLINE, || {
+            let said = agent.kubectl_fails(&["get", "vm", "-A"])?;
+            ensure!(said.contains("Unauthorized") || said.contains("must be logged in"), "it says {said}");
+            Ok(())
+        })
+    }
+
+    /// Writes new tokens to where both programs read theirs, which they do once a minute, and looks that both still run.
+    ///
+    /// # Errors
+    /// When one has ended.
+    pub fn renew_tokens(&mut self) -> Result<()> {
+        self.accounts = self.api.accounts()?;
+        [&mut self.controller, &mut self.agent].into_iter().flatten().try_for_each(Server::look_if_running)
+    }
+
     /// kubectl and virtctl of the administrator.
     pub fn client(&self) -> &Client {
         &self.client

@@ -110,6 +110,14 @@ impl Authority {
         self.write_kubeconfig_of(file, server, &user)
     }
 
+    /// Writes a kubeconfig for a client that reads its token from a file, again and again.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn write_token_file_kubeconfig(&self, file: &Path, server: &str, token: &Path) -> Result<()> {
+        self.write_kubeconfig_of(file, server, &json!({ "tokenFile": token }))
+    }
+
     /// Writes a kubeconfig with everything in it, for a client with a token.
     ///
     /// # Errors

@@ -10,6 +10,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use serde_json::json;
 
 use crate::client::Client;
 use crate::kube::assets::asset;
@@ -192,6 +193,25 @@ impl ControlPlane {
         let file = format!("{namespace}-{name}-{}.kubeconfig", node.unwrap_or("everywhere"));
         let kubeconfig = self.directory.path().join(file);
         self.authority.write_token_kubeconfig(&kubeconfig, &self.url(), &token)?;
+        Ok(kubeconfig)
+    }
+
+    /// A kubeconfig of a service account, with a token as a pod of it on `node` has: it names the node, and ends with the pod. The pod is made; there is no
+    /// kubelet that would run it. The token is in a file, which a second call writes anew.
+    ///
+    /// # Errors
+    /// When the API takes no pod, or gives no token.
+    pub fn pod_account(&self, namespace: &str, name: &str, node: &str) -> Result<PathBuf> {
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": namespace}, "spec": {
+            "serviceAccountName": name, "nodeName": node, "containers": [{"name": "none", "image": "localhost/none"}],
+        }});
+        self.admin().create(&pod)?;
+        let bound = ["--bound-object-kind", "Pod", "--bound-object-name", name, "--duration", "1h"];
+        let token = output(self.own_kubectl()?.args(["create", "token", name, "-n", namespace]).args(bound))?;
+        let file = self.directory.path().join(format!("{namespace}-{name}.token"));
+        fs::write(&file, token).with_context(|| format!("write {}", file.display()))?;
+        let kubeconfig = file.with_extension("kubeconfig");
+        self.authority.write_token_file_kubeconfig(&kubeconfig, &self.url(), &file)?;
         Ok(kubeconfig)
     }
 

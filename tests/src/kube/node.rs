@@ -225,6 +225,8 @@ fn write_files(control_plane: &ControlPlane, directory: &Path, name: &str, place
             "podLogsDir": "/var/log/pods",
             "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
             "nodeStatusUpdateFrequency": "5s",
+            // No image of a test comes back.
+            "imageGCHighThresholdPercent": 100,
         }),
     )
 }

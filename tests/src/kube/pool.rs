@@ -104,15 +104,15 @@ impl SharedApi {
         self.source.kubeconfig()
     }
 
-    /// Whom our programs are to work as: as their service accounts, where their roles are.
+    /// Whom our programs are to work as: as their service accounts, where their roles are. A second call makes new tokens after [`Self::end_tokens`].
     pub(crate) fn accounts(&self) -> Result<Accounts> {
         match &self.source {
             Source::Own(own) => {
                 let own = own.as_deref().context("the control plane was given back")?;
-                let account = |name, node| own.control_plane.service_account(SYSTEM_NAMESPACE, name, node);
+                let account = |name| own.control_plane.pod_account(SYSTEM_NAMESPACE, name, NODE);
                 Ok(Accounts {
-                    controller: account("ovm-controller", None)?,
-                    agent: account("ovm-agent", Some(NODE))?,
+                    controller: account("ovm-controller")?,
+                    agent: account("ovm-agent")?,
                     listen: Some(own.listen),
                     makes_node: false,
                 })
@@ -124,6 +124,12 @@ impl SharedApi {
                 makes_node: true,
             }),
         }
+    }
+
+    /// Ends the tokens of our programs, as the end of their pods would.
+    pub(crate) fn end_tokens(&self) -> Result<()> {
+        let pods = ["delete", "pods", "--all", "-n", SYSTEM_NAMESPACE, "--force", "--grace-period=0"];
+        self.client.kubectl(&pods).map(drop)
     }
 
     /// The control plane.
@@ -159,6 +165,9 @@ impl SharedApi {
         }
         client.kubectl(&["delete", "events,secrets,controllerrevisions", "--all", "-n", "default"])?;
         client.kubectl(&["delete", "leases", "--all", "-n", SYSTEM_NAMESPACE])?;
+        if !is_given() {
+            self.end_tokens()?;
+        }
         client.kubectl(&["delete", "node", NODE, "--ignore-not-found"]).map(drop)
     }
 }
