@@ -74,17 +74,21 @@ async fn serve(flags: Flags) -> anyhow::Result<()> {
     let client = api_calls.client(config, USER_AGENT).context("make a client from the kubeconfig")?;
     let cancel = CancellationToken::new();
     tokio::spawn(cancel_on_signal(cancel.clone())?);
-    if let Some(address) = flags.listen {
-        let server = Server::bind(address).await?;
-        tokio::spawn(server.run(client.clone(), cancel.clone()));
-    }
+    let serving = match flags.listen {
+        Some(address) => Some(tokio::spawn(Server::bind(address).await?.run(client.clone(), cancel.clone()))),
+        None => None,
+    };
     let options = ControllerOptions {
         network: flags.network,
         nic_model: flags.nic_model,
         election: flags.leader_elect.then_some(ElectionTerms::KUBERNETES),
         metrics: flags.metrics_listen.map(|listen| MetricsOptions { listen, api_calls }),
     };
-    Ok(run(options, client, cancel).await?)
+    run(options, client, cancel).await?;
+    match serving {
+        Some(serving) => serving.await.context("the server panicked"),
+        None => Ok(()),
+    }
 }
 
 async fn load_config(path: Option<PathBuf>) -> anyhow::Result<Config> {

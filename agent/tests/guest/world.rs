@@ -10,8 +10,10 @@ use std::time::Duration;
 use agent::images::ImageStore;
 use agent::{Agent, AgentHandle, AgentOptions, StartError};
 use api::names;
+use api::subresources::VirtualMachineUserData;
 use api::v1alpha1::{Phase, VirtualMachine};
-use apiserver::{ApiServer, LocalService, Options, User};
+use apiserver::{ApiServer, LocalService, Mount, Options, User};
+use axum::extract::{Path, State};
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{Event, Namespace, Secret};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
@@ -103,6 +105,29 @@ pub(crate) struct World {
     pub(crate) libvirtd: PrivateLibvirtd,
 }
 
+/// What the controller answers agents with: what the Secrets of a VM hold.
+fn user_data_of(client: Client) -> Mount {
+    let answer = async |State(client): State<Client>, Path((namespace, name)): Path<(String, String)>| {
+        let vm = Api::<VirtualMachine>::namespaced(client.clone(), &namespace).get(&name).await.unwrap();
+        let mut found = VirtualMachineUserData::new(vm.uid().unwrap(), std::collections::BTreeMap::new());
+        let seeds = vm.spec.volumes.iter().flatten().filter_map(|volume| volume.cloud_init_no_cloud.as_ref());
+        for secret in seeds.filter_map(|seed| seed.secret_ref.as_ref()) {
+            let stored = Api::<Secret>::namespaced(client.clone(), &namespace).get_opt(&secret.name).await.unwrap();
+            let data = stored.and_then(|stored| stored.data?.remove("userdata"));
+            found.user_data.extend(data.map(|data| (secret.name.clone(), data)));
+        }
+        axum::Json(found)
+    };
+    Mount {
+        group: names::SUBRESOURCE_GROUP.to_owned(),
+        version: names::VERSION.to_owned(),
+        resources: Vec::new(),
+        router: axum::Router::new()
+            .route(&api::subresources::path("{namespace}", "{name}", "userdata"), axum::routing::get(answer))
+            .with_state(client),
+    }
+}
+
 impl World {
     /// A world with a running agent; None where the host cannot run one.
     pub(crate) async fn start(test: &str) -> Option<Self> {
@@ -118,6 +143,7 @@ impl World {
         options.custom_resources = api::crd::all();
         let server = ApiServer::open(options).await.unwrap();
         let client = Client::new(server.local_service(User::system("system:test")), "default");
+        server.mount(user_data_of(client.clone()));
         let service = server.local_service(User::system("system:agent"));
         let wire = Wire { service, cut: Arc::default(), nodes_hang: Arc::default() };
         let options = AgentOptions {

@@ -17,6 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
 use api::chain;
@@ -42,6 +43,7 @@ pub(super) async fn serve(
     listener: TcpListener,
     router: Router,
     mut material: watch::Receiver<Option<Arc<Material>>>,
+    connections: TaskTracker,
     cancel: CancellationToken,
 ) {
     // The sender goes only with the whole server.
@@ -60,7 +62,7 @@ pub(super) async fn serve(
             Ok((socket, _)) => {
                 let newest = material.borrow_and_update().clone();
                 let Some(acceptor) = shown.acceptor(newest) else { continue };
-                tokio::spawn(connection(acceptor, socket, router.clone(), cancel.clone(), permit));
+                connections.spawn(connection(acceptor, socket, router.clone(), cancel.clone(), permit));
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");

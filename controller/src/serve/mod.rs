@@ -20,13 +20,21 @@ mod webhook;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use kube::Client;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use agents::Agents;
+
+/// How long new connections are still taken after the end was asked for: the API server learns of it a moment later, and a refused webhook call is
+/// a failed create.
+const LINGER: Duration = Duration::from_secs(2);
+/// How long requests in flight may take after that.
+const LAST_ANSWERS: Duration = Duration::from_secs(3);
 
 /// The address cannot be listened on.
 #[derive(Debug, thiserror::Error)]
@@ -55,19 +63,33 @@ impl Server {
         Ok(Self { listener })
     }
 
-    /// Serves until `cancel`. Connections are taken once there is a certificate, which a cluster that is away delays.
+    /// Serves until `cancel`, and then for as long as others may not have heard of it. Connections are taken once there is a certificate, which a
+    /// cluster that is away delays.
     pub async fn run(self, client: Client, cancel: CancellationToken) {
+        let connections = TaskTracker::new();
         let (shown, material) = watch::channel(None);
         let (believed, front_proxy) = watch::channel(None);
         let agents = Arc::new(Agents::new(client.clone(), material.clone()));
         let router = router::make(client.clone(), agents, front_proxy);
+        let closing = CancellationToken::new();
         let serving = async {
             tokio::join!(
                 certificates::keep(client.clone(), shown),
                 front_proxy::follow(client, believed),
-                connection::serve(self.listener, router, material, cancel.clone()),
+                connection::serve(self.listener, router, material, connections.clone(), closing.clone()),
             )
         };
-        Box::pin(cancel.run_until_cancelled(serving)).await;
+        let told_to_end = async {
+            cancel.cancelled().await;
+            tokio::time::sleep(LINGER).await;
+        };
+        tokio::select! {
+            () = told_to_end => {}
+            _ = Box::pin(serving) => {}
+        }
+        closing.cancel();
+        connections.close();
+        // Consoles are none of these: they end with the process.
+        let _ = tokio::time::timeout(LAST_ANSWERS, connections.wait()).await;
     }
 }

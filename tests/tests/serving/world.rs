@@ -92,7 +92,7 @@ impl World {
         let mut command = Command::new(program("ovm-controller")?);
         command.arg("--kubeconfig").arg(kubeconfig).args(["--listen", &address.to_string()]);
         command.env("OVM_LOG", "debug,hyper=info,rustls=info,tower=info,h2=info");
-        self.run(name, command)?;
+        self.run(name, &command)?;
         Ok(address)
     }
 
@@ -131,7 +131,7 @@ impl World {
         command.arg("--lock-dir").arg(libvirtd.directory());
         command.args(["--emulation", "always", "--listen", "127.0.0.1:0"]);
         command.env("OVM_LOG", "debug,hyper=info,rustls=info,tower=info,h2=info");
-        self.run("agent", command)
+        self.run("agent", &command)
     }
 
     /// A Node, and the token of an agent on it.
@@ -159,7 +159,7 @@ impl World {
         self.programs.iter().map(Program::log).collect()
     }
 
-    fn run(&mut self, name: &str, command: Command) -> Result<()> {
+    fn run(&mut self, name: &str, command: &Command) -> Result<()> {
         let log = self.control_plane.directory().join(format!("{name}.log"));
         let file = File::options().create(true).append(true).open(&log).context("open a log")?;
         let mut guarded = Command::new("setpriv");
