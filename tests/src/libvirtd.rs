@@ -244,7 +244,7 @@ mod tests {
     #[test]
     fn a_private_libvirtd_answers_restarts_and_leaves_nothing_behind() {
         if let Some(reason) = why_unsupported() {
-            eprintln!("SKIPPED a_private_libvirtd_answers_restarts_and_leaves_nothing_behind: {reason}");
+            crate::programs::say_skipped("a_private_libvirtd_answers_restarts_and_leaves_nothing_behind", &reason);
             return;
         }
         let mut libvirtd = PrivateLibvirtd::start().unwrap();

@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::client::Client;
 use crate::kube::{ControlPlane, Server, Servers, why_unavailable};
 use crate::libvirtd::{PrivateLibvirtd, Signal, why_unsupported};
-use crate::programs::{output, program, repository};
+use crate::programs::{output, program, repository, say_skipped};
 use crate::stack::{BOOT_DEADLINE, DEADLINE, NAMESPACE, uid};
 use crate::wait::wait_for;
 
@@ -39,7 +39,7 @@ struct Member {
 /// When the servers do not start, or the scenario fails.
 pub fn scenario(name: &str, nodes: &[&str], steps: impl FnOnce(&mut Nodes) -> Result<()>) -> Result<()> {
     if let Some(reason) = why_unsupported().or_else(why_unavailable) {
-        eprintln!("SKIPPED {name}: {reason}");
+        say_skipped(name, &reason);
         return Ok(());
     }
     let mut all = Nodes::start(nodes)?;

@@ -1,5 +1,6 @@
 //! The project's programs, as they were built beside the tests, and programs of the host that the suites drive them with.
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -56,6 +57,17 @@ pub fn repository() -> PathBuf {
 pub(crate) fn last_lines(text: &str) -> String {
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
+}
+
+/// Says that a test is skipped, and why. Past the test harness, which shows what a test prints only when it fails.
+pub fn say_skipped(test: &str, reason: &str) {
+    say(&format!("SKIPPED {test}: {reason}"));
+}
+
+/// Writes a line that is seen while the test runs.
+pub fn say(line: &str) {
+    // Nobody to say it to is no failure of the test.
+    let _unheard = writeln!(std::io::stderr(), "{line}");
 }
 
 /// Runs a program to its end, and returns what it printed.

@@ -15,6 +15,7 @@ use anyhow::Result;
 
 use crate::kube::{is_given, why_no_shared_api};
 use crate::libvirtd::why_unsupported;
+use crate::programs::say_skipped;
 use crate::stack::Stack;
 
 /// Which API server a scenario runs on.
@@ -57,7 +58,7 @@ pub fn run(api: Api, name: &str, needs: &[Need], steps: impl FnOnce(&mut Stack) 
         Api::Kubernetes => why_no_shared_api(),
     });
     if let Some(reason) = unavailable.or_else(|| api.lacks(needs)) {
-        eprintln!("SKIPPED {name}: {reason}");
+        say_skipped(&name, &reason);
         return Ok(());
     }
     let mut stack = Stack::start_on(api)?;

@@ -131,7 +131,7 @@ const TABLE: &[Row] = &[
 #[test]
 fn an_agent_writes_what_is_of_its_node_and_nothing_else() -> Result<()> {
     if let Some(reason) = why_unavailable() {
-        eprintln!("SKIPPED an_agent_writes_what_is_of_its_node_and_nothing_else: {reason}");
+        tests::programs::say_skipped("an_agent_writes_what_is_of_its_node_and_nothing_else", &reason);
         return Ok(());
     }
     let control_plane = ControlPlane::start()?;

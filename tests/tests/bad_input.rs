@@ -226,7 +226,7 @@ fn a_libvirt_that_is_not_there_is_named() -> Result<()> {
 #[test]
 fn a_data_directory_that_may_not_be_written_is_named() -> Result<()> {
     if let Some(reason) = why_unsupported() {
-        eprintln!("SKIPPED a_data_directory_that_may_not_be_written_is_named: {reason}");
+        tests::programs::say_skipped("a_data_directory_that_may_not_be_written_is_named", &reason);
         return Ok(());
     }
     let directory = scratch()?;
@@ -236,8 +236,9 @@ fn a_data_directory_that_may_not_be_written_is_named() -> Result<()> {
     command.uid(65534).gid(65534);
     let Ok(last) = last_words(&mut command) else {
         // The folder of the programs is closed to nobody.
-        eprintln!(
-            "SKIPPED a_data_directory_that_may_not_be_written_is_named: the program cannot be run by another user here"
+        tests::programs::say_skipped(
+            "a_data_directory_that_may_not_be_written_is_named",
+            "the program cannot be run by another user here",
         );
         return Ok(());
     };
@@ -283,7 +284,7 @@ fn a_broken_kubeconfig_is_named() -> Result<()> {
 #[test]
 fn a_full_disk_is_named_and_leaves_nothing_half_made() -> Result<()> {
     if let Some(reason) = why_unsupported() {
-        eprintln!("SKIPPED a_full_disk_is_named_and_leaves_nothing_half_made: {reason}");
+        tests::programs::say_skipped("a_full_disk_is_named_and_leaves_nothing_half_made", &reason);
         return Ok(());
     }
     let directory = scratch()?;

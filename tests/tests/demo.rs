@@ -43,7 +43,10 @@ impl Newcomer {
 #[test]
 fn a_newcomer_s_demo_shows_a_guest_up_to_its_login_and_stop_leaves_nothing() -> Result<()> {
     if let Some(reason) = why_unsupported() {
-        eprintln!("SKIPPED a_newcomer_s_demo_shows_a_guest_up_to_its_login_and_stop_leaves_nothing: {reason}");
+        tests::programs::say_skipped(
+            "a_newcomer_s_demo_shows_a_guest_up_to_its_login_and_stop_leaves_nothing",
+            &reason,
+        );
         return Ok(());
     }
     let newcomer = Newcomer::new()?;

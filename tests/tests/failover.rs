@@ -172,8 +172,9 @@ fn wait_until_bound(client: &Client, names: &[String], deadline: Duration) -> Re
 #[test]
 fn a_leader_that_ends_dies_or_is_cut_off_is_succeeded_and_no_machine_is_doubled_or_forgotten() -> Result<()> {
     if let Some(reason) = why_unavailable() {
-        eprintln!(
-            "SKIPPED a_leader_that_ends_dies_or_is_cut_off_is_succeeded_and_no_machine_is_doubled_or_forgotten: {reason}"
+        tests::programs::say_skipped(
+            "a_leader_that_ends_dies_or_is_cut_off_is_succeeded_and_no_machine_is_doubled_or_forgotten",
+            &reason,
         );
         return Ok(());
     }

@@ -74,7 +74,7 @@ fn i5_a_libvirtd_that_hangs_stops_no_guest_and_all_goes_on_when_it_answers(stack
 fn a_full_disk_is_told_in_one_line_and_all_goes_on_when_there_is_room() -> Result<()> {
     const NAME: &str = "a_full_disk_is_told_in_one_line_and_all_goes_on_when_there_is_room";
     if let Some(reason) = why_unsupported() {
-        eprintln!("SKIPPED {NAME}: {reason}");
+        tests::programs::say_skipped(NAME, &reason);
         return Ok(());
     }
     let disk = SmallDisk::mount(SMALL_DISK_MIB)?;
@@ -128,7 +128,7 @@ fn a_full_disk_is_told_in_one_line_and_all_goes_on_when_there_is_room() -> Resul
 fn a_socket_that_may_not_be_used_is_told_in_one_line() -> Result<()> {
     const NAME: &str = "a_socket_that_may_not_be_used_is_told_in_one_line";
     if let Some(reason) = why_unsupported() {
-        eprintln!("SKIPPED {NAME}: {reason}");
+        tests::programs::say_skipped(NAME, &reason);
         return Ok(());
     }
     let libvirtd = PrivateLibvirtd::start()?;

@@ -17,7 +17,7 @@ const KINDS: [&str; 2] = ["offlinevirtualmachines.kubevirt.io", "virtualmachines
 /// A control plane alone; none where there is none to be had, which is said.
 fn control_plane(test: &str) -> Result<Option<ControlPlane>> {
     if let Some(reason) = why_unavailable() {
-        eprintln!("SKIPPED {test}: {reason}");
+        tests::programs::say_skipped(test, &reason);
         return Ok(None);
     }
     ControlPlane::start().map(Some)

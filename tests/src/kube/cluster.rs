@@ -137,7 +137,7 @@ mod tests {
     #[test]
     fn a_cluster_runs_pods_and_libvirtds_and_is_gone_afterwards() {
         if let Some(reason) = why_no_cluster() {
-            eprintln!("SKIPPED a_cluster_runs_pods_and_libvirtds_and_is_gone_afterwards: {reason}");
+            crate::programs::say_skipped("a_cluster_runs_pods_and_libvirtds_and_is_gone_afterwards", &reason);
             return;
         }
         let cluster = Cluster::start(&["node-1", "node-2"], &[]).unwrap();

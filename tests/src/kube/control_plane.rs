@@ -351,7 +351,7 @@ mod tests {
     #[test]
     fn two_control_planes_live_side_by_side_and_leave_nothing_behind() {
         if let Some(reason) = why_unavailable() {
-            eprintln!("SKIPPED two_control_planes_live_side_by_side_and_leave_nothing_behind: {reason}");
+            crate::programs::say_skipped("two_control_planes_live_side_by_side_and_leave_nothing_behind", &reason);
             return;
         }
         let mut first = ControlPlane::start().unwrap();

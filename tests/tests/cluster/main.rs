@@ -14,6 +14,7 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use tests::kube::why_no_cluster;
+use tests::programs::{say, say_skipped};
 
 use crate::world::{World, why_no_images};
 
@@ -41,13 +42,13 @@ const SCENARIOS: [Scenario; 11] = [
 fn two_nodes() -> Result<()> {
     if let Some(reason) = why_no_cluster().or_else(why_no_images) {
         for (name, _) in SCENARIOS {
-            eprintln!("SKIPPED cluster::{name}: {reason}");
+            say_skipped(&format!("cluster::{name}"), &reason);
         }
         return Ok(());
     }
     let start = Instant::now();
     let world = World::start()?;
-    eprintln!("cluster: installed on two nodes ({} s)", start.elapsed().as_secs());
+    say(&format!("cluster: installed on two nodes ({} s)", start.elapsed().as_secs()));
     // One by name, for whoever works on it.
     let only = std::env::var("OVM_TEST_SCENARIO").ok();
     let mut failed = Vec::new();
@@ -57,7 +58,7 @@ fn two_nodes() -> Result<()> {
         let start = Instant::now();
         let result = scenario(&world).and_then(|()| world.clear());
         match result {
-            Ok(()) => eprintln!("cluster::{name}: ok ({} s)", start.elapsed().as_secs()),
+            Ok(()) => say(&format!("cluster::{name}: ok ({} s)", start.elapsed().as_secs())),
             Err(error) => {
                 eprintln!("cluster::{name}: FAILED ({} s): {error:?}\n{}", start.elapsed().as_secs(), world.report());
                 failed.push(name);

@@ -52,7 +52,7 @@ fn wait_until_running(world: &World, name: &str) -> Result<()> {
 fn console_and_display_go_through_the_api_server_to_whom_it_allows() -> Result<()> {
     const NAME: &str = "console_and_display_go_through_the_api_server_to_whom_it_allows";
     if let Some(reason) = why_unsupported() {
-        eprintln!("SKIPPED {NAME}: {reason}");
+        tests::programs::say_skipped(NAME, &reason);
         return Ok(());
     }
     scenario(NAME, |world| {
@@ -196,7 +196,7 @@ fn ensure_strangers_are_refused(world: &World, url: &str) -> Result<()> {
 fn user_data_reaches_the_guests_own_node_and_nobody_else() -> Result<()> {
     const NAME: &str = "user_data_reaches_the_guests_own_node_and_nobody_else";
     if let Some(reason) = why_unsupported() {
-        eprintln!("SKIPPED {NAME}: {reason}");
+        tests::programs::say_skipped(NAME, &reason);
         return Ok(());
     }
     scenario(NAME, |world| {

@@ -42,7 +42,7 @@ pub(crate) struct Program {
 /// Runs a scenario in a world of its own, and shows logs if it fails. A host that cannot run it skips it, loudly.
 pub(crate) fn scenario(name: &str, steps: impl FnOnce(&mut World) -> Result<()>) -> Result<()> {
     if let Some(reason) = why_unavailable() {
-        eprintln!("SKIPPED {name}: {reason}");
+        tests::programs::say_skipped(name, &reason);
         return Ok(());
     }
     let mut world = World { programs: Vec::new(), control_plane: ControlPlane::start()? };
