@@ -28,8 +28,10 @@ enum Is {
     Unauthorized,
     /// The role has it, a policy refuses it.
     Refused,
+    /// The definition's own rules refuse it, whoever asks: what is bound stays as it is.
+    Invalid,
 }
-use Is::{Allowed, Refused, Unauthorized};
+use Is::{Allowed, Invalid, Refused, Unauthorized};
 
 /// An agent, as the API server sees it.
 struct Agent {
@@ -45,6 +47,7 @@ type Row = (&'static str, [Is; 3]);
 const ALL: [Is; 3] = [Allowed; 3];
 const OWN: [Is; 3] = [Allowed, Refused, Refused];
 const NO_ONE: [Is; 3] = [Refused; 3];
+const NOT_EVEN_AN_ADMIN: [Is; 3] = [Invalid; 3];
 const NOT_GRANTED: [Is; 3] = [Unauthorized; 3];
 
 const TABLE: &[Row] = &[
@@ -53,9 +56,9 @@ const TABLE: &[Row] = &[
     ("get virtualmachines", ALL),
     (r#"update virtualmachines/mine/status {"status":{"phase":"Running"}}"#, OWN),
     (r#"update virtualmachines/mine/status {"status":{"conditions":[{"type":"Ready","status":"True"}]}}"#, OWN),
-    (r#"update virtualmachines/mine/status {"status":{"nodeName":"there"}}"#, NO_ONE),
-    (r#"update virtualmachines/mine/status {"status":{"nodeName":null}}"#, NO_ONE),
-    (r#"update virtualmachines/mine/status {"status":null}"#, NO_ONE),
+    (r#"update virtualmachines/mine/status {"status":{"nodeName":"there"}}"#, NOT_EVEN_AN_ADMIN),
+    (r#"update virtualmachines/mine/status {"status":{"nodeName":null}}"#, NOT_EVEN_AN_ADMIN),
+    (r#"update virtualmachines/mine/status {"status":null}"#, NOT_EVEN_AN_ADMIN),
     (r#"update virtualmachines/new/status {"status":{"nodeName":"here"}}"#, NO_ONE),
     (r#"update virtualmachines/new/status {"status":{"phase":"Failed"}}"#, NO_ONE),
     (r#"patch virtualmachines/mine {"metadata":{"labels":{"kubevirt.io/nodeName":"here"}}}"#, OWN),
@@ -68,7 +71,8 @@ const TABLE: &[Row] = &[
         r#"patch virtualmachines/mine {"metadata":{"ownerReferences":[{"apiVersion":"v1","kind":"ConfigMap","name":"x","uid":"x"}]}}"#,
         NO_ONE,
     ),
-    (r#"patch virtualmachines/mine {"spec":{"terminationGracePeriodSeconds":0}}"#, NO_ONE),
+    (r#"patch virtualmachines/mine {"spec":{"terminationGracePeriodSeconds":0}}"#, NOT_EVEN_AN_ADMIN),
+    (r#"patch virtualmachines/new {"spec":{"terminationGracePeriodSeconds":0}}"#, NO_ONE),
     (r#"patch virtualmachines/mine {"metadata":{"finalizers":null}}"#, NO_ONE),
     (r#"patch virtualmachines/leaving {"metadata":{"finalizers":["example.com/hold"]}}"#, OWN),
     (r#"patch virtualmachines/leaving {"metadata":{"finalizers":["foregroundDeleteVirtualMachine"]}}"#, NO_ONE),
@@ -189,6 +193,7 @@ fn attempt_as(agent: &Agent, attempt: &str) -> Result<(Option<Is>, String)> {
         // It was let through to the store, where there is one already.
         "200" | "201" | "409" => Some(Allowed),
         _ if said.contains("denied request") && said.contains("ValidatingAdmissionPolicy 'ovm-agent-") => Some(Refused),
+        "422" => Some(Invalid),
         "403" if said.contains("cannot ") => Some(Unauthorized),
         _ => None,
     };
