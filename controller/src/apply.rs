@@ -8,6 +8,8 @@ use kube::{Api, Client};
 use plan::cluster::{MetadataEdit, Observed, Step, Version};
 use serde_json::{Value, json};
 
+use crate::index::forget_managers;
+
 /// Who our writes are by, in `managedFields`.
 const FIELD_MANAGER: &str = "ovm-controller";
 
@@ -76,12 +78,14 @@ fn metadata_patch(at: &Version, edit: &MetadataEdit) -> Value {
 }
 
 /// An object that is being deleted is gone once its last finalizer is.
-fn answer_vm(vm: VirtualMachine) -> Answer {
+fn answer_vm(mut vm: VirtualMachine) -> Answer {
+    forget_managers(&mut vm);
     let gone = vm.metadata.deletion_timestamp.is_some() && vm.metadata.finalizers.as_ref().is_none_or(Vec::is_empty);
     Answer::Vm((!gone).then(|| Arc::new(vm)))
 }
 
-fn answer_ovm(ovm: OfflineVirtualMachine) -> Answer {
+fn answer_ovm(mut ovm: OfflineVirtualMachine) -> Answer {
+    forget_managers(&mut ovm);
     let gone = ovm.metadata.deletion_timestamp.is_some() && ovm.metadata.finalizers.as_ref().is_none_or(Vec::is_empty);
     Answer::Ovm((!gone).then(|| Arc::new(ovm)))
 }

@@ -7,10 +7,11 @@ use api::names::SYSTEM_NAMESPACE;
 use api::v1alpha1::{OfflineVirtualMachine, VirtualMachine};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Node;
-use kube::Api;
+use kube::{Api, Resource};
 use plan::cluster::{Look, NodeFacts, ObjectKey, Observed, ReadOrder, bound_node};
 
 use crate::context::Context;
+use crate::index::forget_managers;
 
 /// How often a look starts over because the VM changed while it was made. Then the key is tried again later.
 const LOOKS: u32 = 5;
@@ -20,6 +21,13 @@ pub(crate) struct Observation {
     pub(crate) observed: Observed,
     /// Count of claims when the nodes were looked at.
     pub(crate) claims: u64,
+}
+
+impl Observation {
+    /// Takes the nodes from the caches again, with the room that is promised by now.
+    pub(crate) fn look_at_places(&mut self, context: &Context) {
+        (self.observed.nodes, self.claims) = context.index().places();
+    }
 }
 
 /// What keeps a look from being made.
@@ -125,11 +133,17 @@ async fn read_pair(context: &Context, key: &ObjectKey) -> Result<Pair, LookError
             vm.as_ref().map(|vm| (vm.metadata.uid.clone(), vm.metadata.resource_version.clone()))
         };
         if version(&before) == version(&after) {
-            return Ok((ovm.map(Arc::new), after.map(Arc::new)));
+            return Ok((ovm.map(kept), after.map(kept)));
         }
         before = after;
     }
     Err(LookError::Restless(key.clone()))
+}
+
+/// An object as the caches keep it.
+fn kept<K: Resource>(mut object: K) -> Arc<K> {
+    forget_managers(&mut object);
+    Arc::new(object)
 }
 
 /// F2: the Lease, then the Node, into the index.

@@ -23,6 +23,8 @@ pub(crate) struct Queue {
 struct State {
     is_open: bool,
     due: BTreeMap<ObjectKey, Instant>,
+    /// Those of `due` that nobody works on, the first one first: a burst of ten thousand keys is not searched for each.
+    order: BTreeSet<(Instant, ObjectKey)>,
     busy: BTreeSet<ObjectKey>,
 }
 
@@ -49,9 +51,8 @@ impl Queue {
     /// What waits now.
     pub(crate) fn backlog(&self) -> Backlog {
         let (now, state) = (Instant::now(), self.lock());
-        let due: Vec<Instant> = state.due.values().copied().filter(|at| *at <= now).collect();
-        let oldest = due.iter().min().map_or(Duration::ZERO, |at| now.duration_since(*at));
-        Backlog { depth: due.len(), oldest }
+        let oldest = state.order.first().map_or(Duration::ZERO, |(at, _)| now.saturating_duration_since(*at));
+        Backlog { depth: state.order.iter().take_while(|(at, _)| *at <= now).count(), oldest }
     }
 
     /// The key is due now.
@@ -66,7 +67,7 @@ impl Queue {
         if !state.is_open {
             return;
         }
-        state.due.entry(key).and_modify(|due| *due = at.min(*due)).or_insert(at);
+        state.wake_at(key, at);
         drop(state);
         self.changed.notify_one();
     }
@@ -90,7 +91,7 @@ impl Queue {
 
     /// The key is no longer being worked on, and due again after `again`.
     pub(crate) fn finish(&self, key: ObjectKey, again: Option<Duration>) {
-        self.lock().busy.remove(&key);
+        self.lock().free(&key);
         match again {
             Some(delay) => self.wake_in(key, delay),
             None => self.changed.notify_one(),
@@ -100,13 +101,12 @@ impl Queue {
     /// A key that is due, or when the next will be.
     fn take(&self, now: Instant) -> Result<ObjectKey, Option<Instant>> {
         let mut state = self.lock();
-        let free = state.due.iter().filter(|(key, _)| !state.busy.contains(key));
-        let Some((key, at)) = free.min_by_key(|(_, at)| **at).map(|(key, at)| (key.clone(), *at)) else {
-            return Err(None);
-        };
-        if at > now {
-            return Err(Some(at));
+        match state.order.first() {
+            None => return Err(None),
+            Some((at, _)) if *at > now => return Err(Some(*at)),
+            Some(_) => {}
         }
+        let Some((_, key)) = state.order.pop_first() else { return Err(None) };
         state.due.remove(&key);
         state.busy.insert(key.clone());
         Ok(key)
@@ -115,6 +115,30 @@ impl Queue {
     /// A panic elsewhere leaves the state whole: it is used on.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// The key is due at a time, or before that if it already is.
+    fn wake_at(&mut self, key: ObjectKey, at: Instant) {
+        if let Some(due) = self.due.get(&key).copied() {
+            if due <= at {
+                return;
+            }
+            self.order.remove(&(due, key.clone()));
+        }
+        self.due.insert(key.clone(), at);
+        if !self.busy.contains(&key) {
+            self.order.insert((at, key));
+        }
+    }
+
+    /// Nobody works on the key any more.
+    fn free(&mut self, key: &ObjectKey) {
+        self.busy.remove(key);
+        if let Some(at) = self.due.get(key) {
+            self.order.insert((*at, key.clone()));
+        }
     }
 }
 

@@ -80,7 +80,7 @@ async fn reconcile(context: &Context, key: &ObjectKey) -> (Outcome, Option<Durat
 
 /// What follows a step.
 enum Turn {
-    /// The observation holds its answer, or that it failed.
+    /// The observation holds its answer, or that it failed, or what kept it from being made.
     Folded,
     /// What was observed is out of date.
     LookAgain,
@@ -90,12 +90,15 @@ enum Turn {
 
 async fn carry_out(context: &Context, observation: &mut Observation, step: &Step) -> Turn {
     let claim = claim_of(step);
-    if claim.is_some_and(|claim| !context.index().claim(claim.clone(), observation.claims)) {
-        return Turn::LookAgain;
+    let key = observation.observed.key.clone();
+    if claim.is_some_and(|claim| !context.index().claim(&key, claim.clone(), observation.claims)) {
+        // Others were promised room meanwhile. The objects are as they were: only the places are looked at again.
+        observation.look_at_places(context);
+        return Turn::Folded;
     }
     let applied = apply(&context.client, &observation.observed, step).await;
     if let (Err(_), Some(claim)) = (&applied, claim) {
-        context.index().unclaim(&claim.vm_uid);
+        context.index().unclaim(&key, &claim.vm_uid);
     }
     match applied {
         Ok(answer) => {

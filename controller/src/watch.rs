@@ -10,13 +10,13 @@ use k8s_openapi::api::coordination::v1::Lease;
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{Config, DefaultBackoff, Event, watcher};
-use kube::{Api, Resource, ResourceExt as _};
+use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use crate::context::Context;
-use crate::index::{Index, Wakes};
+use crate::index::{Index, Wakes, forget_managers};
 
 /// Seconds after which a watch is made anew, so that a dead connection is noticed.
 pub(crate) const WATCH_SECONDS: u32 = 25;
@@ -98,8 +98,7 @@ async fn watch<K>(
                     tracing::info!(kind = %K::kind(&()), "watched again");
                 }
                 let done = matches!(event, Event::InitDone);
-                // Nobody here reads them, and they are the larger part of many objects.
-                let event = event.modify(|object| *object.managed_fields_mut() = Vec::new());
+                let event = event.modify(forget_managers);
                 let monotonic = context.now().monotonic;
                 let wakes = take_in(&mut context.index(), event, monotonic);
                 context.wake_all(wakes);

@@ -89,6 +89,10 @@ impl<V> Cache<V> {
         self.entries.get(key).map(|entry| &entry.value)
     }
 
+    pub(crate) fn get_mut(&mut self, key: &ObjectKey) -> Option<&mut V> {
+        self.entries.get_mut(key).map(|entry| &mut entry.value)
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&ObjectKey, &V)> {
         self.entries.iter().map(|(key, entry)| (key, &entry.value))
     }

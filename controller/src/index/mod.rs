@@ -1,6 +1,7 @@
 //! What the watches have shown, reduced to what the planner looks at. Answers the question which keys a change concerns. No I/O, no clock.
 
 mod cache;
+mod ledger;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use api::v1alpha1::{OfflineVirtualMachine, VirtualMachine};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::Resource;
 use kube::runtime::watcher::Event;
 use plan::cluster::{
     Claim, LeaseFact, LeaseVerdict, NodeFacts, ObjectKey, ObservedHome, ObservedNode, Requests, SeenTaint, bound_node,
@@ -18,6 +20,7 @@ use plan::cluster::{
 };
 
 use cache::{Cache, Put, key_of};
+use ledger::{Entry, Ledger};
 
 /// The caches.
 #[derive(Debug, Default)]
@@ -25,7 +28,12 @@ pub(crate) struct Index {
     ovms: Cache<Arc<OfflineVirtualMachine>>,
     vms: Cache<Guest>,
     nodes: Cache<Arc<NodeFacts>>,
-    pods: Cache<PodOnNode>,
+    pods: Cache<Entry>,
+    /// What guests take from each node: those bound, those placed, and those promised room.
+    taken_by_guests: Ledger,
+    taken_by_pods: Ledger,
+    /// VMs that wait for a node.
+    unbound: BTreeSet<ObjectKey>,
     /// Versions of Leases; what they mean is in `leases`.
     lease_versions: Cache<()>,
     leases: BTreeMap<String, LeaseFact>,
@@ -42,13 +50,8 @@ pub(crate) struct Index {
 struct Guest {
     vm: Arc<VirtualMachine>,
     requests: Requests,
-}
-
-/// A pod, reduced to what it takes from its node.
-#[derive(Clone, Debug)]
-struct PodOnNode {
-    node: Option<String>,
-    requests: Requests,
+    /// What is counted for it.
+    counted: Entry,
 }
 
 /// Keys to look at because something changed.
@@ -66,9 +69,16 @@ impl Index {
             }
             Event::Delete(ovm) => {
                 self.ovms.remove(&ovm.metadata);
+                self.recount(&key_of(&ovm.metadata));
                 return key(&ovm);
             }
-            Event::InitDone => return self.ovms.end_list().into_iter().map(|(key, _)| key).collect(),
+            Event::InitDone => {
+                let gone: Wakes = self.ovms.end_list().into_iter().map(|(key, _)| key).collect();
+                for key in &gone {
+                    self.recount(key);
+                }
+                return gone;
+            }
         }
         Wakes::new()
     }
@@ -85,12 +95,17 @@ impl Index {
                 return if self.put_vm(Arc::new(vm)) { keys } else { Wakes::new() };
             }
             Event::Delete(vm) => {
-                self.vms.remove(&vm.metadata);
+                if let Some(guest) = self.vms.remove(&vm.metadata) {
+                    self.forget(&key_of(&vm.metadata), &guest);
+                }
                 self.claims.remove(vm.metadata.uid.as_deref().unwrap_or_default());
                 return self.waiting().chain([key_of(&vm.metadata)]).collect();
             }
             Event::InitDone => {
                 let gone = self.vms.end_list();
+                for (key, guest) in &gone {
+                    self.forget(key, guest);
+                }
                 return gone.into_iter().map(|(key, _)| key).chain(self.waiting()).collect();
             }
         }
@@ -151,16 +166,22 @@ impl Index {
             Event::Init => self.pods.begin_list(),
             Event::Apply(pod) | Event::InitApply(pod) => {
                 let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
-                let before = self.pods.put(&pod.metadata, PodOnNode { node, requests: pod_requests(&pod) });
-                let freed = matches!(before, Put::Noted(Some(before)) if before.requests != pod_requests(&pod));
+                let entry = Entry { node, requests: pod_requests(&pod) };
+                let Put::Noted(before) = self.pods.put(&pod.metadata, entry.clone()) else { return Wakes::new() };
+                self.taken_by_pods.replace(before.as_ref().unwrap_or(&Entry::default()), &entry);
+                let freed = before.is_some_and(|before| before.requests != entry.requests);
                 return if freed { self.waiting().collect() } else { Wakes::new() };
             }
             Event::Delete(pod) => {
-                self.pods.remove(&pod.metadata);
+                if let Some(entry) = self.pods.remove(&pod.metadata) {
+                    self.taken_by_pods.remove(&entry);
+                }
                 return self.waiting().collect();
             }
             Event::InitDone => {
-                self.pods.end_list();
+                for (_, entry) in self.pods.end_list() {
+                    self.taken_by_pods.remove(&entry);
+                }
             }
         }
         Wakes::new()
@@ -169,14 +190,26 @@ impl Index {
     /// Notes an OVM from a read or an answer. Whether it is news.
     pub(crate) fn put_ovm(&mut self, ovm: Arc<OfflineVirtualMachine>) -> bool {
         let meta = ovm.metadata.clone();
-        matches!(self.ovms.put(&meta, ovm), Put::Noted(_))
+        let is_news = matches!(self.ovms.put(&meta, ovm), Put::Noted(_));
+        if is_news {
+            self.recount(&key_of(&meta));
+        }
+        is_news
     }
 
     /// Notes a VM from a read or an answer. Whether it is news.
     pub(crate) fn put_vm(&mut self, vm: Arc<VirtualMachine>) -> bool {
         let requests = if is_final(&vm) { Requests::default() } else { guest_requests(&vm.spec) };
         let meta = vm.metadata.clone();
-        matches!(self.vms.put(&meta, Guest { vm, requests }), Put::Noted(_))
+        let Put::Noted(before) = self.vms.put(&meta, Guest { vm, requests, counted: Entry::default() }) else {
+            return false;
+        };
+        let key = key_of(&meta);
+        if let Some(before) = before {
+            self.forget(&key, &before);
+        }
+        self.recount(&key);
+        true
     }
 
     pub(crate) fn ovm(&self, key: &ObjectKey) -> Option<Arc<OfflineVirtualMachine>> {
@@ -218,38 +251,36 @@ impl Index {
 
     /// Every node as a place for guests, and the count of claims that this knows of.
     pub(crate) fn places(&self) -> (Vec<ObservedNode>, u64) {
-        let mut guests = self.guests_by_node();
-        let mut pods = BTreeMap::<&str, Requests>::new();
-        for (_, pod) in self.pods.iter() {
-            if let Some(node) = pod.node.as_deref() {
-                let sum = pods.entry(node).or_default();
-                *sum = *sum + pod.requests;
-            }
-        }
         let nodes = self.nodes.iter().map(|(_, facts)| ObservedNode {
             facts: Arc::clone(facts),
             lease: self.leases.get(&facts.name).cloned().unwrap_or_default(),
-            guests: guests.remove(facts.name.as_str()).unwrap_or_default(),
-            pods: pods.remove(facts.name.as_str()).unwrap_or_default(),
+            guests: self.taken_by_guests.taken_from(&facts.name),
+            pods: self.taken_by_pods.taken_from(&facts.name),
         });
         (nodes.collect(), self.claim_count)
     }
 
-    /// What guests take from each node: those bound, those placed, and those promised room.
-    fn guests_by_node(&self) -> BTreeMap<&str, Requests> {
-        let mut sums = BTreeMap::<&str, Requests>::new();
-        for (key, guest) in self.vms.iter() {
-            let uid = guest.vm.metadata.uid.as_deref().unwrap_or_default();
-            let placement = self.ovms.get(key).and_then(|ovm| ovm.status.as_ref()?.placement.as_ref());
-            let placed =
-                placement.filter(|placement| placement.vm_uid == uid).map(|placement| placement.node_name.as_str());
-            let claimed = self.claims.get(uid).map(|claim| claim.node.as_str());
-            if let Some(node) = bound_node(&guest.vm).or(placed).or(claimed) {
-                let sum = sums.entry(node).or_default();
-                *sum = *sum + guest.requests;
-            }
+    /// Brings the sums up to date with what is known of one key.
+    fn recount(&mut self, key: &ObjectKey) {
+        let Some(guest) = self.vms.get_mut(key) else { return };
+        let uid = guest.vm.metadata.uid.as_deref().unwrap_or_default();
+        let placement = self.ovms.get(key).and_then(|ovm| ovm.status.as_ref()?.placement.as_ref());
+        let placed =
+            placement.filter(|placement| placement.vm_uid == uid).map(|placement| placement.node_name.as_str());
+        let shown = bound_node(&guest.vm).or(placed);
+        if shown.is_some() {
+            // A promise is kept until the objects show it.
+            self.claims.remove(uid);
         }
-        sums
+        let node = shown.or_else(|| self.claims.get(uid).map(|claim| claim.node.as_str()));
+        let entry = Entry { node: node.map(str::to_owned), requests: guest.requests };
+        self.taken_by_guests.replace(&guest.counted, &entry);
+        guest.counted = entry;
+        if bound_node(&guest.vm).is_none() && !is_final(&guest.vm) {
+            self.unbound.insert(key.clone());
+        } else {
+            self.unbound.remove(key);
+        }
     }
 
     /// Every key that there is an object of.
@@ -267,21 +298,33 @@ impl Index {
     /// Forgets what was promised: whoever acted meanwhile has decided otherwise.
     pub(crate) fn forget_claims(&mut self) {
         self.claims.clear();
+        let keys: Vec<_> = self.unbound.iter().cloned().collect();
+        for key in &keys {
+            self.recount(key);
+        }
     }
 
-    /// Promises room to a VM, if nothing was promised since `known`.
-    pub(crate) fn claim(&mut self, claim: Claim, known: u64) -> bool {
+    /// Takes out of the sums what was counted for a VM that is gone, or known anew.
+    fn forget(&mut self, key: &ObjectKey, guest: &Guest) {
+        self.taken_by_guests.remove(&guest.counted);
+        self.unbound.remove(key);
+    }
+
+    /// Promises room to the VM of a key, if nothing was promised since `known`.
+    pub(crate) fn claim(&mut self, key: &ObjectKey, claim: Claim, known: u64) -> bool {
         if self.claim_count != known {
             return false;
         }
         self.claim_count += 1;
         self.claims.insert(claim.vm_uid.clone(), claim);
+        self.recount(key);
         true
     }
 
     /// Takes a promise back, after a write that failed.
-    pub(crate) fn unclaim(&mut self, vm_uid: &str) {
+    pub(crate) fn unclaim(&mut self, key: &ObjectKey, vm_uid: &str) {
         self.claims.remove(vm_uid);
+        self.recount(key);
     }
 
     /// Notes a version of a Lease, from the watch or a read.
@@ -328,9 +371,13 @@ impl Index {
 
     /// Keys whose VM waits for a node.
     fn waiting(&self) -> impl Iterator<Item = ObjectKey> + '_ {
-        let unbound = self.vms.iter().filter(|(_, guest)| bound_node(&guest.vm).is_none() && !is_final(&guest.vm));
-        unbound.map(|(key, _)| key.clone())
+        self.unbound.iter().cloned()
     }
+}
+
+/// Takes out who manages which field. Nobody here reads that, an update without it leaves it as it is, and it is ten times as large as the rest of an object.
+pub(crate) fn forget_managers<K: Resource>(object: &mut K) {
+    object.meta_mut().managed_fields = None;
 }
 
 fn is_final(vm: &VirtualMachine) -> bool {
