@@ -6,7 +6,7 @@ use std::thread;
 use super::*;
 
 /// Seeds that every `cargo test` runs; `cargo xtask sim` runs as many as one likes.
-const SEEDS: u64 = 1_200;
+const SEEDS: u64 = 2_000;
 /// Threads that share them.
 const THREADS: usize = 2;
 
