@@ -12,6 +12,8 @@ use serde_json::{Value, json};
 pub(crate) enum Goal {
     /// At most so many times the floor.
     TimesFloor(f64),
+    /// At least so many times the floor.
+    AtLeastTimesFloor(f64),
     /// At most so many of the figure's own unit.
     AtMost(f64),
 }
@@ -23,7 +25,7 @@ pub(crate) struct Figure {
     pub(crate) name: &'static str,
     /// What was measured, in `unit`.
     pub(crate) value: f64,
-    /// `ms`, `us`, `MB` (of a million bytes) or `%` (of one core).
+    /// `ms`, `us`, `kB`, `MB` (of a thousand and a million bytes), `%` (of one core), `VM/s` or `calls`.
     pub(crate) unit: &'static str,
     /// What nobody can go below on this machine, measured in the same run, in `unit`.
     pub(crate) floor: Option<f64>,
@@ -39,7 +41,8 @@ impl Figure {
     fn verdict(&self) -> &'static str {
         let is_met = match (self.goal, self.ratio()) {
             (Goal::TimesFloor(limit), Some(ratio)) => ratio <= limit,
-            (Goal::TimesFloor(_), None) => false,
+            (Goal::AtLeastTimesFloor(limit), Some(ratio)) => ratio >= limit,
+            (Goal::TimesFloor(_) | Goal::AtLeastTimesFloor(_), None) => false,
             (Goal::AtMost(limit), _) => self.value <= limit,
         };
         if is_met { "met" } else { "short" }
@@ -48,6 +51,7 @@ impl Figure {
     fn goal_text(&self) -> String {
         match self.goal {
             Goal::TimesFloor(limit) => format!("<={limit}x"),
+            Goal::AtLeastTimesFloor(limit) => format!(">={limit}x"),
             Goal::AtMost(limit) => format!("<={limit}{}", self.unit),
         }
     }
@@ -106,6 +110,15 @@ mod tests {
         assert_eq!(figure.to_string(), "bench start value=230.00 unit=ms floor=200.00 ratio=1.15 goal=<=1.15x met");
         figure.value = 240.0;
         assert_eq!(figure.to_string(), "bench start value=240.00 unit=ms floor=200.00 ratio=1.20 goal=<=1.15x short");
+    }
+
+    #[test]
+    fn a_rate_is_to_be_high() {
+        let goal = Goal::AtLeastTimesFloor(0.8);
+        let mut figure = Figure { name: "controller-rate", value: 80.0, unit: "VM/s", floor: Some(100.0), goal };
+        assert!(figure.to_string().ends_with("ratio=0.80 goal=>=0.8x met"));
+        figure.value = 79.0;
+        assert!(figure.to_string().ends_with("short"));
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod process;
 mod render;
 mod rig;
 mod rounds;
+mod scale;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -39,6 +40,18 @@ struct Arguments {
     /// File that the figures are written to, as JSON
     #[arg(long, value_name = "FILE", default_value = "target/bench.json")]
     json: PathBuf,
+    /// Measure only this part
+    #[arg(long)]
+    only: Option<Part>,
+}
+
+/// What can be measured alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    /// One host: ovm-standalone and its guests
+    Host,
+    /// The controller on a real kube-apiserver
+    Controller,
 }
 
 fn main() -> ExitCode {
@@ -57,11 +70,21 @@ fn run(arguments: &Arguments) -> Result<()> {
         println!("{figure}");
         figures.push(figure);
     };
+    if arguments.only != Some(Part::Controller) {
+        measure_host(usize::from(arguments.rounds), &mut report)?;
+    }
+    if arguments.only != Some(Part::Host) {
+        scale::measure(&mut report)?;
+    }
+    figure::write(&arguments.json, &figures).with_context(|| format!("write {}", arguments.json.display()))
+}
+
+/// Everything about one host.
+fn measure_host(rounds: usize, report: &mut dyn FnMut(Figure)) -> Result<()> {
     report(render::measure()?);
 
     let mut rig = Rig::start(GUESTS)?;
     let floor = Floor::like(&rig, rig::WARM_UP)?;
-    let rounds = usize::from(arguments.rounds);
     report(lifecycle::measure_starts(&rig, &floor, rounds)?);
     for figure in lifecycle::measure_power_offs(&rig, &floor, rounds)? {
         report(figure);
@@ -71,5 +94,5 @@ fn run(arguments: &Arguments) -> Result<()> {
         report(figure);
     }
     report(cold_start::measure(&mut rig, rounds)?);
-    figure::write(&arguments.json, &figures).with_context(|| format!("write {}", arguments.json.display()))
+    Ok(())
 }

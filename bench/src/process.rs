@@ -1,4 +1,4 @@
-//! What `ovm-standalone` costs while nothing happens.
+//! What a process costs, and `ovm-standalone` while nothing happens.
 
 use std::fs;
 use std::thread::sleep;
@@ -40,16 +40,22 @@ pub(crate) fn measure_idle(rig: &Rig) -> Result<[Figure; 2]> {
 }
 
 /// The resident set, shared pages included: `VmRSS`.
-fn resident_bytes(pid: u32) -> Result<f64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).context("read the server's memory")?;
+///
+/// # Errors
+/// When the process is gone.
+pub(crate) fn resident_bytes(pid: u32) -> Result<f64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).context("read the process's memory")?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("there is no VmRSS")?;
     let kib: f64 = line.trim().trim_end_matches(" kB").parse().with_context(|| format!("read VmRSS {line}"))?;
     Ok(kib * 1024.0)
 }
 
 /// User and system time of all threads, ended ones too: fields 14 and 15 of `/proc/PID/stat`, see `proc_pid_stat(5)`.
-fn cpu_time(pid: u32) -> Result<Duration> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("read the server's CPU time")?;
+///
+/// # Errors
+/// When the process is gone.
+pub(crate) fn cpu_time(pid: u32) -> Result<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("read the process's CPU time")?;
     // The second field is the program's name in parentheses, and may hold spaces.
     let (_, fields) = stat.rsplit_once(") ").context("the name does not end")?;
     let ticks: u64 = fields.split(' ').skip(11).take(2).map(|field| field.parse().unwrap_or(0)).sum();

@@ -103,6 +103,7 @@ fn run(command: Command) -> Result<()> {
         Command::Stop { place } => demo::stop(&workspace, &place),
         Command::Sim(options) => sim::run(&options),
         Command::Bench { arguments } => {
+            kube_assets::build(&workspace)?;
             workspace.build_release(&["bench"])?;
             let mut bench = std::process::Command::new(workspace.release_binary("bench"));
             bench.args(arguments).current_dir(&workspace.root).env("OVM_PROGRAMS", workspace.target.join("release"));
