@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use tests::client::Client;
 use tests::kube::{ControlPlane, why_unavailable};
-use tests::programs::{program, repository};
+use tests::programs::{output, program, repository};
 use tests::wait::wait_for;
 
 const DEADLINE: Duration = Duration::from_mins(2);
@@ -197,6 +197,30 @@ fn users_have_what_their_role_in_the_namespace_says() -> Result<()> {
         }
         Ok(())
     })
+}
+
+#[test]
+fn the_chart_without_values_is_the_base() -> Result<()> {
+    if let Err(error) = output(Command::new("helm").arg("version")) {
+        eprintln!("SKIPPED the_chart_without_values_is_the_base: helm cannot be run: {error:#}");
+        return Ok(());
+    }
+    let chart = repository().join("charts/ovm");
+    let inside = ["--namespace", "kubevirt-system"];
+    output(Command::new("helm").arg("lint").arg(&chart).args(inside))?;
+    let mut template = Command::new("helm");
+    template.args(["template", "ovm", "--kube-version", "1.36"]).arg(&chart).args(inside);
+    let rendered = output(&mut template)?.replace("  annotations:\n    helm.sh/resource-policy: keep\n", "");
+    // kustomize writes both: in one order, and in one of the many ways to write a text.
+    let home = tempfile::tempdir().context("make a folder")?;
+    fs::write(home.path().join("chart.yaml"), rendered).context("write the chart's objects")?;
+    fs::copy(repository().join("manifests/base/namespace.yaml"), home.path().join("namespace.yaml"))?;
+    fs::write(home.path().join("kustomization.yaml"), "resources: [chart.yaml, namespace.yaml]\n")?;
+    let written = |folder: &str| output(Command::new("kubectl").args(["kustomize", folder]));
+    let (ours, base) = (written(&home.path().display().to_string())?, written(&folder("base"))?);
+    let difference = ours.lines().zip(base.lines()).find(|(ours, base)| ours != base);
+    ensure!(ours == base, "the chart differs from the base, first in {difference:?}");
+    Ok(())
 }
 
 /// The objects of a kustomization as they are stored, without what others than an apply write.
