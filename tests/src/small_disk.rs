@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use tempfile::TempDir;
 
@@ -68,5 +68,12 @@ impl SmallDisk {
 
     fn filler(&self) -> PathBuf {
         self.path().join("filler")
+    }
+}
+
+/// Else the mount point could not be removed.
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _gone_with_the_thread = umount2(self.path(), MntFlags::MNT_DETACH);
     }
 }
