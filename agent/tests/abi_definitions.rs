@@ -188,7 +188,7 @@ impl Bench {
         // As at every start: the last VM's definition is gone.
         let _ = self.libvirtd.virsh(&["undefine", "default_guest"]);
         let defined = self.libvirtd.virsh(&["define", file.to_str().expect("a path"), "--validate"]);
-        defined.unwrap_or_else(|error| panic!("{error}\n{xml}"));
+        assert!(defined.is_ok(), "{defined:?}\n{xml}");
         let settled = self.libvirtd.virsh(&["dumpxml", "--inactive", "default_guest"]).expect("describe");
         record_of(&parse(&settled).expect("reads"))
     }
@@ -252,7 +252,7 @@ fn nothing_moved(old: &AbiRecord, new: &AbiRecord, moved: &BTreeSet<String>) -> 
             None => prop_assert!(may_go, "{} is gone", was.alias),
             // Another bus is another device.
             Some(is) if moved.contains(&was.alias) => {
-                prop_assert!(is.bus != was.bus || *is == was, "{:?} {:?}", was, is)
+                prop_assert!(is.bus != was.bus || *is == was, "{:?} {:?}", was, is);
             }
             Some(is) => prop_assert_eq!(*is, was),
         }
@@ -304,7 +304,9 @@ fn i4_what_stands_of_a_guest_stays_where_it_was_whatever_is_edited() {
         let mut record = bench.settle(&template, machine_type, None)?;
         for edits in starts {
             let before = template.clone();
-            edits.iter().for_each(|edit| template.apply(edit));
+            for edit in &edits {
+                template.apply(edit);
+            }
             let settled = bench.settle(&template, machine_type, Some(&record))?;
             let moved = template
                 .disks

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use api::v1alpha1::{OfflineVirtualMachine, VirtualMachine};
+use k8s_openapi::api::apps::v1::ControllerRevision;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client};
 use plan::cluster::{MetadataEdit, Observed, Step, Version};
@@ -21,6 +22,10 @@ pub(crate) enum Answer {
     Ovm(Option<Arc<OfflineVirtualMachine>>),
     /// A delete was taken. What it did has to be looked at.
     Deleted,
+    /// A record as it is now.
+    Revision(Box<ControllerRevision>),
+    /// A record that is gone, by name.
+    RevisionDeleted(String),
 }
 
 /// Why a step was not carried out.
@@ -37,6 +42,7 @@ pub(crate) async fn apply(client: &Client, observed: &Observed, step: &Step) -> 
     let key = &observed.key;
     let vms = Api::<VirtualMachine>::namespaced(client.clone(), &key.namespace);
     let ovms = Api::<OfflineVirtualMachine>::namespaced(client.clone(), &key.namespace);
+    let revisions = Api::<ControllerRevision>::namespaced(client.clone(), &key.namespace);
     let create = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
     let patch = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
     match step {
@@ -52,6 +58,20 @@ pub(crate) async fn apply(client: &Client, observed: &Observed, step: &Step) -> 
         }
         Step::EditOvm(at, edit) => {
             ovms.patch(&key.name, &patch, &Patch::Merge(metadata_patch(at, edit))).await.map(answer_ovm).map_err(failed)
+        }
+        Step::CreateRevision(revision) => {
+            revisions.create(&create, revision).await.map(answer_revision).map_err(failed_create)
+        }
+        Step::EditRevision { name, at, owners } => {
+            let metadata = metadata_patch(at, &MetadataEdit::OwnerReferences(owners.clone()));
+            revisions.patch(name, &patch, &Patch::Merge(metadata)).await.map(answer_revision).map_err(failed)
+        }
+        Step::DeleteRevision { name, at } => {
+            let preconditions =
+                Preconditions { uid: Some(at.uid.clone()), resource_version: Some(at.resource_version.clone()) };
+            let params = DeleteParams::background().preconditions(preconditions);
+            let deleted = revisions.delete(name, &params).await;
+            deleted.map(|_| Answer::RevisionDeleted(name.clone())).map_err(failed)
         }
         Step::WriteVmStatus { status, .. } => {
             let mut vm = observed.vm.as_deref().ok_or(ApplyError::Stale)?.clone();
@@ -82,6 +102,10 @@ fn answer_vm(mut vm: VirtualMachine) -> Answer {
     forget_managers(&mut vm);
     let gone = vm.metadata.deletion_timestamp.is_some() && vm.metadata.finalizers.as_ref().is_none_or(Vec::is_empty);
     Answer::Vm((!gone).then(|| Arc::new(vm)))
+}
+
+fn answer_revision(revision: ControllerRevision) -> Answer {
+    Answer::Revision(Box::new(revision))
 }
 
 fn answer_ovm(mut ovm: OfflineVirtualMachine) -> Answer {

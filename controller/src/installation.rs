@@ -9,11 +9,11 @@ use k8s_openapi::api::core::v1::Namespace;
 use kube::api::PostParams;
 use kube::core::ObjectMeta;
 use kube::{Api, Client};
-use plan::cluster::Installation;
+use plan::cluster::{Installation, UuidRule};
 use telemetry::Health;
 use uuid::Uuid;
 
-use crate::ControllerOptions;
+use crate::{ControllerOptions, UuidCompat};
 
 /// The namespace whose UID names the cluster.
 const IDENTITY_NAMESPACE: &str = "kube-system";
@@ -80,7 +80,8 @@ async fn try_learn(client: &Client, options: &ControllerOptions) -> Result<Surro
     let cluster_uid = Uuid::parse_str(&uid).map_err(|_| LearnError::ClusterUid { uid })?;
     ensure_namespace(&namespaces).await?;
     let (network, nic_model) = (options.network.to_string(), options.nic_model.to_string());
-    let installation = Arc::new(Installation { cluster_uid, network, nic_model });
+    let uuid_rule = options.uuid_compat.map_or(UuidRule::Cluster, |UuidCompat::KubevirtV0| UuidRule::KubevirtV0);
+    let installation = Arc::new(Installation { cluster_uid, network, nic_model, uuid_rule });
     Ok(Surroundings { installation, pods_are_served: serves_pods(client).await? })
 }
 

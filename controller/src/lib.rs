@@ -39,7 +39,7 @@ use tokio::sync::watch::{Receiver, channel};
 use tokio_util::sync::CancellationToken;
 
 pub use error::ControllerError;
-pub use options::{ControllerOptions, MetricsOptions, NicModel, NicModelError};
+pub use options::{ControllerOptions, MetricsOptions, NicModel, NicModelError, UuidCompat, UuidCompatError};
 pub use plan::cluster::ElectionTerms;
 
 use crate::watch::spawn_all;

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::Parser;
 use controller::serve::Server;
-use controller::{ControllerOptions, ElectionTerms, MetricsOptions, NicModel, run};
+use controller::{ControllerOptions, ElectionTerms, MetricsOptions, NicModel, UuidCompat, run};
 use domain_xml::Network;
 use kube::Config;
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -51,6 +51,9 @@ struct Flags {
     /// Where to serve /metrics, /healthz and /readyz by plain HTTP; nowhere if not given.
     #[arg(long, env = "OVM_METRICS_LISTEN", value_name = "ADDR:PORT")]
     metrics_listen: Option<SocketAddr>,
+    /// Make firmware UUIDs of new guests as another software does: kubevirt-v0 (of the name alone). For guests that come from there.
+    #[arg(long, env = "OVM_UUID_COMPAT", value_name = "RULE")]
+    uuid_compat: Option<UuidCompat>,
     /// What to log: error, warn, info, debug, or a filter such as controller=debug,info.
     #[arg(long, env = "OVM_LOG", default_value = DEFAULT_LOG)]
     log: String,
@@ -81,6 +84,7 @@ async fn serve(flags: Flags) -> anyhow::Result<()> {
     let options = ControllerOptions {
         network: flags.network,
         nic_model: flags.nic_model,
+        uuid_compat: flags.uuid_compat,
         election: flags.leader_elect.then_some(ElectionTerms::KUBERNETES),
         metrics: flags.metrics_listen.map(|listen| MetricsOptions { listen, api_calls }),
     };

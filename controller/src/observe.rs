@@ -3,12 +3,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use api::names::SYSTEM_NAMESPACE;
+use api::abi::record_label;
+use api::names::{ABI_OF_LABEL, SYSTEM_NAMESPACE};
 use api::v1alpha1::{OfflineVirtualMachine, VirtualMachine};
+use k8s_openapi::api::apps::v1::ControllerRevision;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Node;
+use kube::api::ListParams;
 use kube::{Api, Resource};
-use plan::cluster::{Look, NodeFacts, ObjectKey, Observed, ReadOrder, bound_node};
+use plan::cluster::{AbiRevision, Look, NodeFacts, ObjectKey, Observed, ReadOrder, UuidRule, bound_node};
 
 use crate::context::Context;
 use crate::index::forget_managers;
@@ -77,7 +80,9 @@ pub(crate) async fn observe_uncached(
     for node in &look.nodes {
         read_home(context, node).await?;
     }
+    let revisions = if look.revisions { Some(list_revisions(context, key).await?) } else { None };
     let mut observation = observe(context, key, ovm, vm, ReadOrder::UNCACHED);
+    observation.observed.revisions = revisions;
     for node in &look.nodes {
         if let Some(home) = observation.observed.homes.get_mut(node) {
             home.read_after_vm = true;
@@ -101,11 +106,39 @@ fn observe(
     let homes: BTreeMap<_, _> = names.map(|node| (node.to_owned(), index.home(node, monotonic))).collect();
     // Nodes matter only to a VM that has none.
     let (nodes, claims) = if vm.as_deref().and_then(bound_node).is_none() { index.places() } else { (Vec::new(), 0) };
+    let is_by_name = context.installation.uuid_rule == UuidRule::KubevirtV0;
+    let uuid_holder = if is_by_name { index.uuid_holder(key) } else { None };
     drop(index);
     let failure = context.troubles().get(key).and_then(|trouble| trouble.step.clone());
     let installation = Arc::clone(&context.installation);
-    let observed = Observed { key: key.clone(), ovm, vm, order, homes, nodes, installation, failure };
+    let observed = Observed {
+        key: key.clone(),
+        ovm,
+        vm,
+        revisions: None,
+        uuid_holder,
+        order,
+        homes,
+        nodes,
+        installation,
+        failure,
+    };
     Observation { observed, claims }
+}
+
+/// S3: the OVM's ABI records, uncached, by number.
+async fn list_revisions(context: &Context, key: &ObjectKey) -> Result<Vec<AbiRevision>, LookError> {
+    let revisions = Api::<ControllerRevision>::namespaced(context.client.clone(), &key.namespace);
+    let ours = ListParams::default().labels(&format!("{ABI_OF_LABEL}={}", record_label(&key.name)));
+    let listed = revisions.list(&ours).await.map_err(|source| LookError::Read {
+        what: "ControllerRevisions of",
+        name: key.to_string(),
+        source,
+    })?;
+    let mut all: Vec<_> =
+        listed.items.iter().filter_map(|object| AbiRevision::from_object(&key.name, object)).collect();
+    all.sort_by_key(|one| one.revision);
+    Ok(all)
 }
 
 type Pair = (Option<Arc<OfflineVirtualMachine>>, Option<Arc<VirtualMachine>>);

@@ -15,6 +15,8 @@ pub struct ControllerOptions {
     pub network: Network,
     /// Model of the guests' network card.
     pub nic_model: NicModel,
+    /// Another rule for the firmware UUIDs of new guests.
+    pub uuid_compat: Option<UuidCompat>,
     /// How the one of several controllers is elected that acts; none where there is one.
     pub election: Option<ElectionTerms>,
     /// Where metrics and health are served; none: nowhere.
@@ -28,6 +30,21 @@ pub struct MetricsOptions {
     pub listen: SocketAddr,
     /// The calls of the client that the controller is given.
     pub api_calls: ApiCalls,
+}
+
+/// A rule by which another software makes firmware UUIDs, for guests that come from there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UuidCompat {
+    /// KubeVirt's since v0.5.0: UUIDv5 over the name alone. The same name in two namespaces gives the same UUID, and the second is not started.
+    KubevirtV0,
+}
+
+/// A text that names no such rule.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is no rule for firmware UUIDs; the one that there is is kubevirt-v0")]
+pub struct UuidCompatError {
+    /// What was given.
+    pub text: String,
 }
 
 /// Model of a network card, as libvirt calls it: `e1000`, `virtio`, `rtl8139`, ...
@@ -46,7 +63,24 @@ pub struct NicModelError {
 
 impl Default for ControllerOptions {
     fn default() -> Self {
-        Self { network: Network::User, nic_model: NicModel::default(), election: None, metrics: None }
+        Self {
+            network: Network::User,
+            nic_model: NicModel::default(),
+            uuid_compat: None,
+            election: None,
+            metrics: None,
+        }
+    }
+}
+
+impl FromStr for UuidCompat {
+    type Err = UuidCompatError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "kubevirt-v0" => Ok(Self::KubevirtV0),
+            _ => Err(UuidCompatError { text: text.to_owned() }),
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use events::{EventType, Notice, reference};
 use plan::cluster::{
-    Claim, Look, Next, ObjectKey, Operation, ReadOrder, Step, StepFailure, event_for, plan, retry_delay,
+    AbiRevision, Claim, Look, Next, ObjectKey, Operation, ReadOrder, Step, StepFailure, event_for, plan, retry_delay,
 };
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -139,6 +139,12 @@ fn fold(context: &Context, observation: &mut Observation, step: &Step, answer: A
             observed.ovm_written(ovm);
         }
         Answer::Deleted => observed.order = ReadOrder::CACHED,
+        Answer::Revision(revision) => {
+            if let Some(revision) = AbiRevision::from_object(&observed.key.name, &revision) {
+                observed.revision_written(revision);
+            }
+        }
+        Answer::RevisionDeleted(name) => observed.revision_deleted(&name),
     }
     if operation_of(step).is_some() {
         observed.failure = None;
@@ -151,7 +157,14 @@ fn fold(context: &Context, observation: &mut Observation, step: &Step, answer: A
 fn claim_of(step: &Step) -> Option<&Claim> {
     match step {
         Step::WriteVmStatus { claim, .. } | Step::WriteOvmStatus { claim, .. } => claim.as_ref(),
-        Step::CreateVm(_) | Step::DeleteVm(_) | Step::EvictVm { .. } | Step::EditVm(..) | Step::EditOvm(..) => None,
+        Step::CreateVm(_)
+        | Step::DeleteVm(_)
+        | Step::EvictVm { .. }
+        | Step::EditVm(..)
+        | Step::EditOvm(..)
+        | Step::CreateRevision(_)
+        | Step::EditRevision { .. }
+        | Step::DeleteRevision { .. } => None,
     }
 }
 
@@ -159,7 +172,13 @@ fn operation_of(step: &Step) -> Option<Operation> {
     match step {
         Step::CreateVm(_) => Some(Operation::Create),
         Step::DeleteVm(_) | Step::EvictVm { .. } => Some(Operation::Delete),
-        Step::EditVm(..) | Step::EditOvm(..) | Step::WriteVmStatus { .. } | Step::WriteOvmStatus { .. } => None,
+        Step::EditVm(..)
+        | Step::EditOvm(..)
+        | Step::WriteVmStatus { .. }
+        | Step::WriteOvmStatus { .. }
+        | Step::CreateRevision(_)
+        | Step::EditRevision { .. }
+        | Step::DeleteRevision { .. } => None,
     }
 }
 

@@ -221,7 +221,7 @@ fn read_controller<'a>(alias: &str, device: &'a KnownDevice) -> Option<KnownCont
 }
 
 /// What of a machine type is not its version: `pc-q35` of `pc-q35-10.0`.
-pub fn machine_family(machine_type: &str) -> &str {
+pub(crate) fn machine_family(machine_type: &str) -> &str {
     machine_type.rsplit_once('-').map_or(machine_type, |(family, _)| family)
 }
 

@@ -29,7 +29,7 @@ mod text;
 mod tree;
 mod xml;
 
-pub use abi::{AbiError, GuestAbi, machine_family, record_of};
+pub use abi::{AbiError, GuestAbi, record_of};
 pub use address::{AddressError, DeviceAddress};
 pub use allow::{AllowedPaths, NotAllowed, check_allowed};
 pub use devices::alias::disk_alias;

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Parser;
-use controller::NicModel;
+use controller::{NicModel, UuidCompat};
 use domain_xml::Network;
 use plan::node::Emulation;
 
@@ -33,4 +33,7 @@ pub(crate) struct Options {
     /// Model of the guests' network card
     #[arg(long, env = "OVM_NIC_MODEL", value_name = "MODEL", default_value_t)]
     pub(crate) nic_model: NicModel,
+    /// Make firmware UUIDs of new guests as another software does: kubevirt-v0 (of the name alone). For guests that come from there.
+    #[arg(long, env = "OVM_UUID_COMPAT", value_name = "RULE")]
+    pub(crate) uuid_compat: Option<UuidCompat>,
 }

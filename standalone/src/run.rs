@@ -34,8 +34,12 @@ pub(crate) async fn run(options: Options) -> Result<()> {
     let agent = Agent::start(agent_options, client(&server, AGENT_USER), cancel.clone()).await?;
     console.set(agent.consoles());
     let endpoint = server.listen().await?;
-    let controller_options =
-        ControllerOptions { network: options.network, nic_model: options.nic_model, ..ControllerOptions::default() };
+    let controller_options = ControllerOptions {
+        network: options.network,
+        nic_model: options.nic_model,
+        uuid_compat: options.uuid_compat,
+        ..ControllerOptions::default()
+    };
     let mut controller =
         tokio::spawn(controller::run(controller_options, client(&server, "system:ovm-controller"), cancel.clone()));
     tracing::info!(

@@ -75,6 +75,9 @@ pub(crate) enum Verb {
     Stop(TargetArgs),
     /// Restarts a virtual machine, with the changes made to its template: deletes its VirtualMachine
     Restart(TargetArgs),
+    /// Shows what a virtual machine's guest sees of its machine, as it is on record; or what changed last; or forgets it
+    #[command(subcommand)]
+    Abi(AbiVerb),
     /// Connects to the serial console of a running virtual machine
     Console(ConsoleArgs),
     /// Opens the display of a running virtual machine in a viewer, or to one of your own
@@ -88,6 +91,17 @@ pub(crate) enum Verb {
         /// Shell to print the script for
         shell: clap_complete::Shell,
     },
+}
+
+/// What to do with a guest's ABI records.
+#[derive(Debug, Subcommand)]
+pub(crate) enum AbiVerb {
+    /// Prints the record that counts
+    Show(TargetArgs),
+    /// Prints what changed with the newest record
+    Diff(TargetArgs),
+    /// Deletes all records: the next start decides everything anew
+    Reset(TargetArgs),
 }
 
 /// The virtual machine to act on.

@@ -30,6 +30,18 @@ pub(crate) enum Error {
     UpdateOvm(String),
     #[error("Error fetching VirtualMachine: {0}")]
     FetchVm(String),
+    #[error(
+        "OfflineVirtualMachine '{0}' has no ABI record: its guest has not been started yet, or the records were reset"
+    )]
+    NoRecord(String),
+    #[error("ControllerRevision {name}")]
+    Record {
+        name: String,
+        #[source]
+        source: api::abi::RecordError,
+    },
+    #[error("Error accessing ABI records: {0}")]
+    Records(String),
     #[error("Error deleting VirtualMachine: {0}")]
     DeleteVm(String),
     #[error("Error cordoning node {node}: {reason}")]

@@ -47,6 +47,7 @@ async fn run(program: &'static str, cli: Cli) -> Result<(), Error> {
         Verb::Start(target) => verbs::start::run(&Connection::open(&cli.connection).await?, &target).await,
         Verb::Stop(target) => verbs::stop::run(&Connection::open(&cli.connection).await?, &target).await,
         Verb::Restart(target) => verbs::restart::run(&Connection::open(&cli.connection).await?, &target).await,
+        Verb::Abi(verb) => verbs::abi::run(&Connection::open(&cli.connection).await?, &verb).await,
         Verb::Console(options) => verbs::console::run(&Connection::open(&cli.connection).await?, &options).await,
         Verb::Vnc(options) => verbs::vnc::run(&Connection::open(&cli.connection).await?, &options).await,
         Verb::Drain(options) => verbs::drain::run(&Connection::open(&cli.connection).await?, &options).await,

@@ -181,9 +181,7 @@ impl GuestWorker {
         self.looker.context.hypervisor.define(spec.firmware_uuid, xml).await?;
         let settled = self.looker.context.hypervisor.describe(spec.firmware_uuid, XmlView::Defined).await?;
         let settled = domain_xml::parse(&settled).map_err(|error| failed(error.reason(), &error))?;
-        let as_expected = expect.machine_type.as_ref() == Some(&settled.machine_type)
-            && expect.firmware_uuid.as_deref() == Some(&settled.uuid.to_string());
-        self.memory.keep_description(&settled, &metadata);
+        let as_expected = self.memory.keep_description(&settled, &metadata).abi == *expect;
         // Metadata is for the next observation, which a change of ABI brings about now.
         if as_expected { Ok(()) } else { Err(StepError::Changed) }
     }

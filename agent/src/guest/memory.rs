@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use api::v1alpha1::{AbiStatus, InterfaceStatus, VirtualMachine};
-use domain_xml::{DiskSource, Metadata, ObservedDomain};
+use domain_xml::{DiskSource, Metadata, ObservedDomain, record_of};
 use jiff::Timestamp;
 use kube::ResourceExt;
 use plan::node::Trouble;
@@ -105,11 +105,7 @@ impl Memory {
         self.description.insert(Description {
             uuid: domain.uuid,
             vm_uid: metadata.uid.clone(),
-            abi: AbiStatus {
-                firmware_uuid: Some(domain.uuid.to_string()),
-                machine_type: Some(domain.machine_type.clone()),
-                ..AbiStatus::default()
-            },
+            abi: record_of(domain).to_status(None),
             interfaces: cards.map(|mac| InterfaceStatus { ip_address: None, mac: Some(mac.to_string()) }).collect(),
         })
     }

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use api::admission::validate_vm_spec;
-use api::v1alpha1::{AbiStatus, VirtualMachine};
+use api::v1alpha1::{AbiRecord, AbiStatus, VirtualMachine};
 use api::validated::ValidatedSpec;
-use domain_xml::{DEFAULT_NIC_MODEL, DiskSource, DomainInput, Metadata, Network, check_allowed, render};
+use domain_xml::{DEFAULT_NIC_MODEL, DiskSource, DomainInput, GuestAbi, Metadata, Network, check_allowed, render};
 use kube::ResourceExt;
-use plan::node::{FirmwareFacts, GuestKey, firmware_uuid};
+use plan::node::{FirmwareFacts, GuestKey, choose_machine_type, firmware_uuid, machine_type_gone};
 use uuid::Uuid;
 
-use crate::hypervisor::Machine;
+use crate::hypervisor::{Machine, MachineError};
 use crate::node::{NodeContext, NodeIdentity};
 use api::chain;
 
@@ -24,6 +24,9 @@ pub(super) struct GuestSpec {
     pub(super) spec: ValidatedSpec,
     pub(super) firmware_uuid: Uuid,
     pub(super) machine: Machine,
+    /// The ABI that the VM was bound with, or that was published since.
+    record: Option<AbiRecord>,
+    abi: Option<GuestAbi>,
     network: Network,
     nic_model: String,
 }
@@ -36,25 +39,33 @@ impl GuestSpec {
             ("InvalidSpec", messages.join("; "))
         })?;
         let status = vm.status.clone().unwrap_or_default();
-        let recorded = status.abi.as_ref().and_then(|abi| abi.machine_type.as_deref());
-        let machine = context.capabilities.machine(recorded.or(spec.machine_type.as_deref())).await;
-        let machine = machine.map_err(|error| (error.reason(), chain(&error)))?;
+        let bound = status.abi.clone().unwrap_or_default();
+        let record = bound.to_record();
+        let abi = record.as_ref().map(GuestAbi::check).transpose();
+        let machine = resolve_machine(context, key, spec.machine_type.as_deref(), &bound).await?;
         let network = status.network.as_deref().map_or(Ok(Network::User), str::parse);
         Ok(Self {
             firmware_uuid: firmware_uuid_of(&context.identity, key, vm),
             machine,
+            record,
+            abi: abi.map_err(|error| (error.reason(), chain(&error)))?,
             network: network.map_err(|error| ("InvalidNetwork", error.to_string()))?,
             nic_model: status.nic_model.unwrap_or_else(|| DEFAULT_NIC_MODEL.to_owned()),
             spec,
         })
     }
 
-    /// The ABI that the domain will have, unless libvirt settles another.
+    /// The ABI that the domain will have if nothing of the guest is new.
     pub(super) fn abi(&self) -> AbiStatus {
-        AbiStatus {
-            firmware_uuid: Some(self.firmware_uuid.to_string()),
-            machine_type: Some(self.machine.machine_type.clone()),
-            ..AbiStatus::default()
+        let firmware_uuid = self.firmware_uuid.to_string();
+        let machine_type = self.machine.machine_type.clone();
+        match &self.record {
+            Some(record) => AbiRecord { firmware_uuid, machine_type, ..record.clone() }.to_status(None),
+            None => AbiStatus {
+                firmware_uuid: Some(firmware_uuid),
+                machine_type: Some(machine_type),
+                ..AbiStatus::default()
+            },
         }
     }
 
@@ -76,7 +87,7 @@ impl GuestSpec {
             disk_sources: sources,
             network: &self.network,
             nic_model: &self.nic_model,
-            abi: None,
+            abi: self.abi.as_ref(),
             console_log,
         })
         .map_err(|error| (error.reason(), chain(&error)))?;
@@ -84,6 +95,28 @@ impl GuestSpec {
         check_allowed(&xml, &allowed).map_err(|error| (error.reason(), chain(&error)))?;
         Ok(xml)
     }
+}
+
+/// The machine that the guest runs on here.
+async fn resolve_machine(
+    context: &NodeContext,
+    key: &GuestKey,
+    template: Option<&str>,
+    bound: &AbiStatus,
+) -> Result<Machine, Refusal> {
+    let recorded = bound.machine_type.as_deref();
+    let resolved = match (template, recorded) {
+        (Some(named), Some(_)) => context.capabilities.machine(Some(named)).await.ok(),
+        _ => None,
+    };
+    let resolved = resolved.as_ref().map(|machine| machine.machine_type.as_str());
+    let chosen = choose_machine_type(template, resolved, recorded);
+    context.capabilities.machine(chosen).await.map_err(|error| match &error {
+        MachineError::NoMachine { why, .. } if chosen == recorded && recorded.is_some() => {
+            ("MachineTypeGone", machine_type_gone(key, &context.node, bound, why))
+        }
+        _ => (error.reason(), chain(&error)),
+    })
 }
 
 /// The guest's firmware UUID, by what decides it.

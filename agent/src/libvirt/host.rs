@@ -76,6 +76,31 @@ pub struct EmulatorFacts {
 #[derive(Deserialize)]
 struct CapabilitiesXml {
     host: HostXml,
+    #[serde(rename = "guest", default)]
+    guests: Vec<GuestXml>,
+}
+
+#[derive(Deserialize)]
+struct GuestXml {
+    os_type: String,
+    arch: ArchXml,
+}
+
+#[derive(Deserialize)]
+struct ArchXml {
+    #[serde(rename = "@name")]
+    name: String,
+    #[serde(rename = "machine", default)]
+    machines: Vec<MachineXml>,
+}
+
+#[derive(Deserialize)]
+struct MachineXml {
+    /// What an alias stands for.
+    #[serde(rename = "@canonical")]
+    canonical: Option<String>,
+    #[serde(rename = "$text")]
+    name: String,
 }
 
 #[derive(Deserialize)]
@@ -133,6 +158,19 @@ impl Libvirt {
         self.call("read facts of", Target::Host, self.options().start_deadline, read_host_facts).await
     }
 
+    /// The machine types that this host offers to guests of an architecture, with their versions and without aliases, sorted.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn machine_types(&self, arch: &str) -> Result<Vec<String>, Error> {
+        let arch = arch.to_owned();
+        let read = move |connection: &Connection| {
+            parse_capabilities(&connection.connect().capabilities()?)
+                .map(|capabilities| machine_types(capabilities, &arch))
+        };
+        self.call("read machine types of", Target::Host, self.options().start_deadline, read).await
+    }
+
     /// Whether and how this host runs guests of this kind. `machine` may be an alias, such as `q35`; the answer holds its versioned name.
     ///
     /// The first call on a fresh libvirtd takes about 5 s: libvirt asks QEMU what it can do.
@@ -182,6 +220,16 @@ fn read_emulator(
 
 fn parse_capabilities(xml: &str) -> Result<CapabilitiesXml, Failure> {
     quick_xml::de::from_str(xml).map_err(|error| Failure::internal(format!("unreadable capabilities: {error}")))
+}
+
+fn machine_types(capabilities: CapabilitiesXml, arch: &str) -> Vec<String> {
+    let guests = capabilities.guests.into_iter().filter(|guest| guest.os_type == "hvm" && guest.arch.name == arch);
+    let machines = guests.flat_map(|guest| guest.arch.machines).filter(|machine| machine.canonical.is_none());
+    // A machine without version never changes its name, and is of no use as a promise.
+    let mut names: Vec<_> = machines.map(|machine| machine.name).filter(|name| name.contains('-')).collect();
+    names.sort();
+    names.dedup();
+    names
 }
 
 fn parse_domain_capabilities(xml: &str) -> Result<EmulatorFacts, Failure> {
@@ -235,6 +283,17 @@ mod tests {
         assert_eq!(facts.machine, "pc-q35-10.0");
         assert_eq!(facts.max_vcpus, Some(4096));
         assert_eq!(facts.disk_buses, ["fdc", "sata"]);
+    }
+
+    #[test]
+    fn machine_types_are_those_of_the_architecture_without_aliases() {
+        let xml = "<capabilities><host><cpu><arch>x86_64</arch></cpu></host>\
+            <guest><os_type>hvm</os_type><arch name='i686'><machine>pc-i440fx-1.0</machine></arch></guest>\
+            <guest><os_type>hvm</os_type><arch name='x86_64'><wordsize>64</wordsize><machine maxCpus='288'>pc-q35-9.2</machine>\
+            <machine canonical='pc-q35-10.0' maxCpus='288'>q35</machine><machine>pc-q35-10.0</machine><machine>microvm</machine>\
+            <domain type='qemu'/></arch></guest></capabilities>";
+        let parsed = parse_capabilities(xml).map_err(|failure| failure.message).unwrap();
+        assert_eq!(machine_types(parsed, "x86_64"), ["pc-q35-10.0", "pc-q35-9.2"]);
     }
 
     #[test]

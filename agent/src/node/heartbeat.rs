@@ -22,6 +22,8 @@ use crate::objects::{ApiError, within};
 const INTERVAL: Duration = Duration::from_secs(10);
 /// How often the Node is written though nothing has changed.
 const NODE_INTERVAL: Duration = Duration::from_mins(1);
+/// Architecture of the guests.
+const ARCH: &str = "x86_64";
 /// More calls than this unanswered past their deadline, and libvirt hangs.
 const PARKED_CALLS_OF_A_HANG: usize = 3;
 
@@ -88,18 +90,24 @@ impl Heartbeat {
         if written.is_some_and(|last| last.schedulable != schedulable) {
             warn!(schedulable, "libvirt's health has changed");
         }
-        self.write_node(schedulable).await?;
+        let machine_types = if schedulable { self.libvirt.machine_types(ARCH).await.ok() } else { None };
+        self.write_node(schedulable, machine_types).await?;
         *written = Some(Written { schedulable, at: Instant::now() });
         Ok(())
     }
 
     /// Label, annotation and, where the agent keeps the Node, its condition.
-    async fn write_node(&self, schedulable: bool) -> Result<(), ApiError> {
+    async fn write_node(&self, schedulable: bool, machine_types: Option<Vec<String>>) -> Result<(), ApiError> {
         let nodes: Api<Node> = Api::all(self.client.clone());
         let now = Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default();
+        let mut annotations = json!({names::HEARTBEAT_ANNOTATION: now.to_string()});
+        // Placement prefers nodes that offer the machine type on a guest's record. What a libvirt that does not answer offered last stays.
+        if let Some(types) = machine_types {
+            annotations[names::MACHINE_TYPES_ANNOTATION] = types.join(",").into();
+        }
         let patch = Patch::Merge(json!({"metadata": {
             "labels": {names::SCHEDULABLE_LABEL: schedulable.to_string()},
-            "annotations": {names::HEARTBEAT_ANNOTATION: now.to_string()},
+            "annotations": annotations,
         }}));
         within("label the node", nodes.patch_metadata(&self.node, &PatchParams::default(), &patch)).await?;
         match self.registers {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::names::LEADER_LEASE;
-use api::v1alpha1::{OfflineVirtualMachine, VirtualMachine};
+use api::v1alpha1::{AbiStatus, OfflineVirtualMachine, VirtualMachine};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -16,7 +16,7 @@ use kube::Resource;
 use kube::runtime::watcher::Event;
 use plan::cluster::{
     Claim, LeaseFact, LeaseVerdict, NodeFacts, ObjectKey, ObservedHome, ObservedNode, Requests, SeenTaint, bound_node,
-    guest_requests, pod_requests,
+    guest_requests, kubevirt_v0_uuid, pod_requests,
 };
 
 use cache::{Cache, Put, key_of};
@@ -200,7 +200,7 @@ impl Index {
     /// Notes a VM from a read or an answer. Whether it is news.
     pub(crate) fn put_vm(&mut self, vm: Arc<VirtualMachine>) -> bool {
         let requests = if is_final(&vm) { Requests::default() } else { guest_requests(&vm.spec) };
-        let meta = vm.metadata.clone();
+        let (meta, vm) = (vm.metadata.clone(), without_devices(vm));
         let Put::Noted(before) = self.vms.put(&meta, Guest { vm, requests, counted: Entry::default() }) else {
             return false;
         };
@@ -304,6 +304,26 @@ impl Index {
         }
     }
 
+    /// With UUIDs made of names: another guest of this name that has the UUID. One that runs has it; so has one whose UUID is on record, before one whose
+    /// is not.
+    pub(crate) fn uuid_holder(&self, key: &ObjectKey) -> Option<ObjectKey> {
+        let uuid = kubevirt_v0_uuid(&key.name).to_string();
+        let has = |abi: Option<&AbiStatus>| abi.and_then(|abi| abi.firmware_uuid.as_ref()) == Some(&uuid);
+        let is_on_record = |key: &ObjectKey| {
+            self.ovms.get(key).is_some_and(|ovm| has(ovm.status.as_ref().and_then(|status| status.abi.as_ref())))
+        };
+        let runs = |key: &ObjectKey| {
+            let Some(vm) = self.vms.get(key).map(|guest| &guest.vm) else { return false };
+            let is_promised = self.claims.contains_key(vm.metadata.uid.as_deref().unwrap_or_default());
+            let has_another = given_uuid(vm).is_some_and(|given| given != uuid);
+            has(vm.status.as_ref().and_then(|status| status.abi.as_ref())) || (is_promised && !has_another)
+        };
+        let own = is_on_record(key);
+        let others = self.ovms.iter().map(|(other, _)| other).chain(self.vms.iter().map(|(other, _)| other));
+        let mut others = others.filter(|other| other.name == key.name && *other != key);
+        others.find(|other| runs(other) || (!own && is_on_record(other))).cloned()
+    }
+
     /// Takes out of the sums what was counted for a VM that is gone, or known anew.
     fn forget(&mut self, key: &ObjectKey, guest: &Guest) {
         self.taken_by_guests.remove(&guest.counted);
@@ -373,6 +393,23 @@ impl Index {
     fn waiting(&self) -> impl Iterator<Item = ObjectKey> + '_ {
         self.unbound.iter().cloned()
     }
+}
+
+/// Nothing is written from the caches, and what is planned from them asks for no device: most of a running VM's size.
+fn without_devices(mut vm: Arc<VirtualMachine>) -> Arc<VirtualMachine> {
+    let has_devices = |vm: &VirtualMachine| {
+        vm.status.as_ref().and_then(|status| status.abi.as_ref()).is_some_and(|abi| !abi.devices.is_empty())
+    };
+    if has_devices(&vm)
+        && let Some(abi) = Arc::make_mut(&mut vm).status.as_mut().and_then(|status| status.abi.as_mut())
+    {
+        abi.devices = Vec::new();
+    }
+    vm
+}
+
+fn given_uuid(vm: &VirtualMachine) -> Option<String> {
+    vm.spec.domain.firmware.as_ref().and_then(|firmware| firmware.uuid.as_ref()).map(|uuid| uuid.to_lowercase())
 }
 
 /// Takes out who manages which field. Nobody here reads that, an update without it leaves it as it is, and it is ten times as large as the rest of an object.

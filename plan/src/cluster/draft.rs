@@ -25,6 +25,8 @@ pub(super) enum Need<'a> {
     VmAfterOvm,
     /// The node's Lease and Node were read after the VM (F2).
     Home(&'a str),
+    /// The OVM's ABI records were listed (S3, R1).
+    Revisions,
 }
 
 /// Plans the next thing to do for one namespace and name. Total and deterministic.
@@ -49,15 +51,16 @@ impl<'a> Draft<'a> {
                 Need::OvmAfterVm => order.ovm_after_vm,
                 Need::VmAfterOvm => order.vm_after_ovm,
                 Need::Home(node) => self.home(node).is_some_and(|home| home.read_after_vm),
+                Need::Revisions => self.observed.revisions.is_some(),
             });
         if met {
             return Next::Act(step);
         }
         let nodes = needs.iter().filter_map(|need| match need {
             Need::Home(node) => Some((*node).to_owned()),
-            Need::OvmAfterVm | Need::VmAfterOvm => None,
+            Need::OvmAfterVm | Need::VmAfterOvm | Need::Revisions => None,
         });
-        Next::Look(Look { nodes: nodes.collect() })
+        Next::Look(Look { nodes: nodes.collect(), revisions: needs.contains(&Need::Revisions) })
     }
 
     /// The creation of a VM: the one write that may be planned from caches. The API server itself refuses it while the old object exists (E5), and its answer

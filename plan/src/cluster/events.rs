@@ -2,9 +2,14 @@
 
 use std::time::Duration;
 
+use api::v1alpha1::AbiRecord;
+use k8s_openapi::api::apps::v1::ControllerRevision;
+
 use super::objects::{Ownership, ownership};
 use super::{Observed, Step};
 
+/// An event's message has at most 1024 bytes.
+const LONGEST_CHANGES: usize = 900;
 /// Delay after the first failed call.
 const FIRST_RETRY: Duration = Duration::from_millis(250);
 /// Longest delay between tries of a failing call.
@@ -37,13 +42,45 @@ pub fn event_for(step: &Step, observed: &Observed, outcome: Result<(), &str>) ->
         (Step::DeleteVm(_) | Step::EvictVm { .. }, Err(error)) => {
             (true, "FailedDelete", format!("Error deleting virtual machine {name}: {error}"))
         }
-        (Step::EditVm(..) | Step::EditOvm(..) | Step::WriteVmStatus { .. } | Step::WriteOvmStatus { .. }, _) => {
+        (Step::CreateRevision(made), outcome) => return record_event(made, observed, outcome),
+        (
+            Step::EditVm(..)
+            | Step::EditOvm(..)
+            | Step::WriteVmStatus { .. }
+            | Step::WriteOvmStatus { .. }
+            | Step::EditRevision { .. }
+            | Step::DeleteRevision { .. },
+            _,
+        ) => {
             return None;
         }
     };
     let vm = observed.vm.as_deref().filter(|_| matches!(step, Step::EvictVm { .. }));
     let on_vm = vm.is_some_and(|vm| observed.ovm.as_deref().is_none_or(|ovm| ownership(ovm, vm) != Ownership::Ours));
     Some(EventNote { on_vm, warning, reason, message })
+}
+
+/// What became of a guest's next record: which of its ABI changed, by the user's doing. The first says nothing that nobody knew.
+fn record_event(made: &ControllerRevision, observed: &Observed, outcome: Result<(), &str>) -> Option<EventNote> {
+    if let Err(error) = outcome {
+        let message = format!("Error recording the guest's ABI: {error}");
+        return Some(EventNote { warning: true, reason: "FailedAbiRecord", message, on_vm: false });
+    }
+    let number = made.revision;
+    let earlier = observed.revisions.iter().flatten().filter(|one| one.revision < number);
+    let before = earlier.max_by_key(|one| one.revision)?.record.as_ref().ok()?;
+    let after = AbiRecord::read(&made.data.as_ref()?.0).ok()?;
+    let mut changes = before.changes(&after).join("; ");
+    if let Some((end, _)) = changes.char_indices().nth(LONGEST_CHANGES) {
+        changes.truncate(end);
+        changes.push_str("...");
+    }
+    Some(EventNote {
+        warning: false,
+        reason: "AbiChanged",
+        message: format!("ABI record {number}: {changes}"),
+        on_vm: false,
+    })
 }
 
 /// How long to wait after `attempts` failed calls in a row.

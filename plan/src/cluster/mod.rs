@@ -9,6 +9,7 @@
 //! No write but the creation of a VM is planned from caches. That one order of reads is enough for S2, D1, D3, D4 and F2 of the protocol (`docs/PROTOCOL.md`), whose
 //! rules the code names where it follows them.
 
+mod abi;
 mod delete;
 mod draft;
 mod events;
@@ -34,10 +35,11 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+pub use abi::AbiRevision;
 pub use draft::plan;
 pub use events::*;
 pub use eviction::SeenTaint;
-pub use identity::firmware_uuid;
+pub use identity::{KUBEVIRT_V0_NAMESPACE, UuidRule, kubevirt_v0_uuid};
 pub use kinds::*;
 pub use leader::*;
 pub use lease::*;

@@ -1,7 +1,7 @@
 //! Nodes: what of a Node object placement looks at, and what a silent agent's Node is told.
 
 use api::Quantity;
-use api::names::{OUT_OF_SERVICE_TAINT, RESERVED_FOR_GUESTS_ANNOTATION, SCHEDULABLE_LABEL};
+use api::names::{MACHINE_TYPES_ANNOTATION, OUT_OF_SERVICE_TAINT, RESERVED_FOR_GUESTS_ANNOTATION, SCHEDULABLE_LABEL};
 use k8s_openapi::api::core::v1::{Node, Pod, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource;
 
@@ -30,6 +30,12 @@ impl NodeFacts {
                 memory_kib: kib(allocatable.and_then(|all| all.get("memory"))),
                 cpu_millis: millis(allocatable.and_then(|all| all.get("cpu"))),
             },
+            machine_types: annotations
+                .and_then(|all| all.get(MACHINE_TYPES_ANNOTATION))
+                .map(|list| {
+                    list.split(',').map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect()
+                })
+                .unwrap_or_default(),
             reserved_kib: reserved.and_then(|quantity| quantity.to_units().ok()).unwrap_or_default() / BYTES_PER_KIB,
         }
     }

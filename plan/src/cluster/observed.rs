@@ -1,6 +1,6 @@
 //! What the cluster planner looks at: one namespace and name, and the nodes around it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::Taint;
 use uuid::Uuid;
 
 use super::lease::{LeaseFact, LeaseVerdict};
-use super::{Now, SeenTaint, Version};
+use super::{AbiRevision, Now, SeenTaint, UuidRule, Version};
 
 /// Everything that a plan for one key is made from.
 #[derive(Clone, Debug)]
@@ -21,6 +21,11 @@ pub struct Observed {
     pub ovm: Option<Arc<OfflineVirtualMachine>>,
     /// The VM of that name.
     pub vm: Option<Arc<VirtualMachine>>,
+    /// The OVM's ABI records, by number. None: not listed. Listed uncached after the OVM was read; still good after writes of our own, which fail if
+    /// another controller has written to the OVM meanwhile (S3).
+    pub revisions: Option<Vec<AbiRevision>>,
+    /// With UUIDs by KubeVirt's rule: another guest that has this one's.
+    pub uuid_holder: Option<ObjectKey>,
     /// In which order the two were read.
     pub order: ReadOrder,
     /// The node that the VM is bound to and the one in the OVM's placement, where there are such, by name.
@@ -108,6 +113,8 @@ pub struct NodeFacts {
     pub allocatable: Requests,
     /// Memory, in KiB, that pods do not take from guests (annotation).
     pub reserved_kib: u64,
+    /// Machine types that its libvirt offers (annotation); empty if its agent does not say.
+    pub machine_types: BTreeSet<String>,
 }
 
 /// An amount of memory and CPU.
@@ -128,6 +135,8 @@ pub struct Installation {
     pub network: String,
     /// Model of the guests' network card.
     pub nic_model: String,
+    /// How firmware UUIDs are made of names.
+    pub uuid_rule: UuidRule,
 }
 
 /// A create or delete that failed, and not because somebody else was faster.
@@ -174,6 +183,22 @@ impl Observed {
         self.order.vm_after_ovm = true;
         for home in self.homes.values_mut() {
             home.read_after_vm = false;
+        }
+    }
+
+    /// Folds in a record that was written.
+    pub fn revision_written(&mut self, written: AbiRevision) {
+        if let Some(all) = self.revisions.as_mut() {
+            all.retain(|one| one.name != written.name);
+            all.push(written);
+            all.sort_by_key(|one| one.revision);
+        }
+    }
+
+    /// Folds in the deletion of a record.
+    pub fn revision_deleted(&mut self, name: &str) {
+        if let Some(all) = self.revisions.as_mut() {
+            all.retain(|one| one.name != name);
         }
     }
 

@@ -21,6 +21,9 @@ impl Draft<'_> {
             let edit = MetadataEdit::Finalizers(finalizers_with(&ovm.metadata, OVM_FINALIZER));
             return self.act("S1: the OVM gets its finalizer", Step::EditOvm(version_of(&ovm.metadata), edit), &[]);
         }
+        if let Some(next) = self.plan_record_upkeep(ovm) {
+            return next;
+        }
         let next = match vm {
             None => self.plan_absent(ovm),
             Some(vm) => self.plan_upkeep(vm).or_else(|| match ownership(ovm, vm) {
@@ -62,6 +65,9 @@ impl Draft<'_> {
                 None,
                 "S2: a VM that was adopted bound gets its placement at once",
             );
+        }
+        if let Some(next) = self.plan_record(ovm, vm) {
+            return Some(next);
         }
         if is_deleting(&vm.metadata) {
             self.report.note("the VM is being deleted");
@@ -114,6 +120,11 @@ impl Draft<'_> {
         if let Some(next) = self.plan_fenced_release(ovm, Some(vm)) {
             return Some(next);
         }
+        if self.observed.revisions.is_some()
+            && let Some(misfit) = self.abi_obstacle(vm, ovm)
+        {
+            return self.plan_unschedulable(vm, &misfit);
+        }
         let placement = placement_of(ovm);
         if let Some(placement) = placement.filter(|_| places(ovm, vm)) {
             let node = placement.node_name.as_str();
@@ -126,7 +137,7 @@ impl Draft<'_> {
         }
         // E5: until the old placement is released or fenced, the successor goes to its node.
         let pinned = placement.filter(|placement| !placement.released).map(|placement| placement.node_name.as_str());
-        match self.choose_node(vm, pinned) {
+        match self.choose_node(vm, Some(ovm), pinned) {
             Ok((node, claim)) => {
                 self.write_placement(ovm, vm, &node, Some(claim), &format!("S2: the VM is placed on node {node}"))
             }
@@ -159,7 +170,8 @@ impl Draft<'_> {
         let mut status = self.ovm_status(ovm, Some(vm));
         status.placement =
             Some(Placement { vm_uid: uid_of(&vm.metadata).to_owned(), node_name: node.to_owned(), released: false });
-        self.write_ovm_status(why, ovm, status, claim)
+        let step = Step::WriteOvmStatus { at: version_of(&ovm.metadata), status: Box::new(status), claim };
+        Some(self.act(why, step, &[Need::VmAfterOvm, Need::Revisions]))
     }
 
     /// Whether the last create or delete failed too short a time ago. A changed OVM is tried at once.

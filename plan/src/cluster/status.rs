@@ -31,6 +31,7 @@ impl Draft<'_> {
         status.created = ours.is_some();
         status.ready = ours.is_some_and(is_running);
         status.observed_generation = ovm.metadata.generation.or(status.observed_generation);
+        status.abi = self.ovm_abi(ovm, ours);
         status.start_failure = start_failure::next(ovm, ours, self.now.wall);
         self.set_failure(&mut status.conditions, ovm, vm);
         self.set_restart_required(&mut status.conditions, ovm, ours);

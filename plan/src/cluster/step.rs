@@ -5,6 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use api::v1alpha1::{OfflineVirtualMachineStatus, VirtualMachine, VirtualMachineStatus};
+use k8s_openapi::api::apps::v1::ControllerRevision;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
 use super::Requests;
@@ -32,11 +33,13 @@ pub enum Next {
 }
 
 /// Uncached reads: the VM, the OVM, the VM again (all three anew, if its UID or resourceVersion changed in between), then for each node
-/// the Lease and the Node.
+/// the Lease and the Node; then the records.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Look {
     /// Names of nodes whose Lease and Node are read too.
     pub nodes: BTreeSet<String>,
+    /// Whether the OVM's ABI records are listed too, after the VM was read again (S3).
+    pub revisions: bool,
 }
 
 /// One write. Each carries what it depends on, so that the API server refuses it when that has changed.
@@ -74,6 +77,24 @@ pub enum Step {
         status: Box<OfflineVirtualMachineStatus>,
         /// Room on a node that this write takes.
         claim: Option<Claim>,
+    },
+    /// POST of the OVM's next ABI record. One of that name makes it fail (R1).
+    CreateRevision(Box<ControllerRevision>),
+    /// Replaces `ownerReferences` of a record.
+    EditRevision {
+        /// Its name.
+        name: String,
+        /// As it was read.
+        at: Version,
+        /// The owners.
+        owners: Vec<OwnerReference>,
+    },
+    /// DELETE of a record, with preconditions.
+    DeleteRevision {
+        /// Its name.
+        name: String,
+        /// As it was read.
+        at: Version,
     },
 }
 

@@ -3,13 +3,10 @@
 use std::time::Duration;
 
 use api::names::VM_FINALIZER;
-use api::v1alpha1::{
-    AbiStatus, OfflineVirtualMachine, Phase, PhaseTransitionTimestamp, VirtualMachine, VirtualMachineStatus,
-};
+use api::v1alpha1::{OfflineVirtualMachine, Phase, PhaseTransitionTimestamp, VirtualMachine, VirtualMachineStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::draft::{Draft, Need};
-use super::identity::firmware_uuid;
 use super::objects::{
     bound_node, condition, controller_of, finalizers_with, finalizers_without, has_finalizer, is_deleting, is_ovm,
     phase_of, remove_condition, set_condition, uid_of, version_of,
@@ -78,6 +75,10 @@ impl Draft<'_> {
             return self.write_vm_status(&why, vm, status, None, &[Need::Home(node)]);
         }
         if is_deleting(&vm.metadata) && has_finalizer(&vm.metadata, VM_FINALIZER) {
+            if !self.may_let_go(vm) {
+                self.report.note("R3: the ended VM is let go once its ABI is on record");
+                return None;
+            }
             let why = format!("F2: node {node} is fenced: the ended VM is let go");
             return Some(self.drop_vm_finalizer(vm, &why, &[Need::Home(node)]));
         }
@@ -131,7 +132,7 @@ impl Draft<'_> {
         if bound_node(vm).is_some() || is_deleting(&vm.metadata) || phase_of(vm).is_final() {
             return None;
         }
-        match self.choose_node(vm, None) {
+        match self.choose_node(vm, None, None) {
             Ok((node, claim)) => self.write_binding(vm, &node, None, Some(claim)),
             Err(misfit) => self.plan_unschedulable(vm, &misfit),
         }
@@ -160,20 +161,22 @@ impl Draft<'_> {
         status.node_name = Some(node.to_owned());
         status.network = Some(installation.network.clone());
         status.nic_model = Some(installation.nic_model.clone());
-        status.abi = Some(AbiStatus {
-            firmware_uuid: Some(
-                firmware_uuid(installation.cluster_uid, &self.observed.key, vm, ovm.is_some()).to_string(),
-            ),
-            ..AbiStatus::default()
-        });
+        status.abi = Some(self.bound_abi(vm, ovm));
         remove_condition(&mut status.conditions, SCHEDULED);
         enter(&mut status, Phase::Scheduled, self.now.wall);
-        self.write_vm_status(&format!("S3: the VM is bound to node {node}"), vm, status, claim, &[])
+        let needs: &[Need<'_>] = if ovm.is_some() { &[Need::Revisions] } else { &[] };
+        self.write_vm_status(&format!("S3: the VM is bound to node {node}"), vm, status, claim, needs)
     }
 
     /// The node for a VM, and the room that it takes there.
-    pub(super) fn choose_node(&self, vm: &VirtualMachine, pinned: Option<&str>) -> Result<(String, Claim), Misfit> {
-        let constraints = Constraints::of(&vm.spec, pinned)?;
+    pub(super) fn choose_node(
+        &self,
+        vm: &VirtualMachine,
+        ovm: Option<&OfflineVirtualMachine>,
+        pinned: Option<&str>,
+    ) -> Result<(String, Claim), Misfit> {
+        let machine_type = self.needed_machine_type(vm, ovm);
+        let constraints = Constraints { machine_type, ..Constraints::of(&vm.spec, pinned)? };
         let node = choose(self.now, &constraints, &self.observed.nodes)?;
         let claim =
             Claim { vm_uid: uid_of(&vm.metadata).to_owned(), node: node.clone(), requests: constraints.requests };

@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use api::names;
-use api::v1alpha1::{OfflineVirtualMachine, Phase, VirtualMachine, VirtualMachineStatus};
+use api::v1alpha1::{AbiStatus, OfflineVirtualMachine, Phase, VirtualMachine, VirtualMachineStatus};
 
 /// Grace period of a guest whose spec sets none.
 const DEFAULT_GRACE: Duration = Duration::from_secs(30);
@@ -62,6 +62,8 @@ pub struct VmFacts {
     pub has_finalizer: bool,
     /// Value of label `kubevirt.io/nodeName`.
     pub node_label: Option<String>,
+    /// UID of the OfflineVirtualMachine that controls it.
+    pub owner: Option<String>,
     /// Time for an orderly shutdown, at least 0.
     pub grace: Duration,
     /// The status as it is.
@@ -79,6 +81,7 @@ impl VmFacts {
             deleting: meta.deletion_timestamp.is_some(),
             has_finalizer: meta.finalizers.iter().flatten().any(|f| f == names::VM_FINALIZER),
             node_label: meta.labels.as_ref().and_then(|labels| labels.get(names::NODE_NAME_LABEL)).cloned(),
+            owner: owner_of(vm),
             grace: grace.map_or(DEFAULT_GRACE, |seconds| Duration::from_secs(u64::try_from(seconds).unwrap_or(0))),
             status: vm.status.clone().unwrap_or_default(),
         }
@@ -134,8 +137,14 @@ pub enum OvmView {
     Present(OvmFacts),
 }
 
-/// What matters of an OfflineVirtualMachine on a node: where its VirtualMachine was placed (E4).
-#[derive(Clone, Debug, PartialEq, Eq)]
+fn owner_of(vm: &VirtualMachine) -> Option<String> {
+    let owner = vm.metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true))?;
+    let is_ovm = owner.kind == "OfflineVirtualMachine" && owner.api_version.split('/').next() == Some(names::GROUP);
+    is_ovm.then(|| owner.uid.clone())
+}
+
+/// What matters of an OfflineVirtualMachine on a node: where its VirtualMachine was placed (E4), and which ABI is recorded (R3).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OvmFacts {
     /// `metadata.uid`.
     pub uid: String,
@@ -143,6 +152,12 @@ pub struct OvmFacts {
     pub resource_version: String,
     /// `status.placement`.
     pub placement: Option<api::v1alpha1::Placement>,
+    /// `status.abi`.
+    pub abi: Option<AbiStatus>,
+    /// It is being deleted.
+    pub deleting: bool,
+    /// The garbage collector is taking its dependents off it.
+    pub orphaning: bool,
 }
 
 impl OvmFacts {
@@ -152,6 +167,9 @@ impl OvmFacts {
             uid: ovm.metadata.uid.clone().unwrap_or_default(),
             resource_version: ovm.metadata.resource_version.clone().unwrap_or_default(),
             placement: ovm.status.as_ref().and_then(|status| status.placement.clone()),
+            abi: ovm.status.as_ref().and_then(|status| status.abi.clone()),
+            deleting: ovm.metadata.deletion_timestamp.is_some(),
+            orphaning: ovm.metadata.finalizers.iter().flatten().any(|f| f == names::ORPHAN_FINALIZER),
         }
     }
 }

@@ -10,6 +10,7 @@
 //! executes the steps in order, stops at the first that fails, then observes and plans again. At most one step of a plan destroys
 //! something. The rules (S4, E1, ...) are those of the protocol between controller, agents and API.
 
+mod abi;
 mod accelerator;
 mod desired;
 mod firmware;
@@ -26,6 +27,7 @@ mod stop;
 #[cfg(test)]
 mod tests;
 
+pub use abi::{choose_machine_type, machine_family, machine_type_gone};
 pub use accelerator::{Accelerator, Emulation, OfferedAccelerators, choose_accelerator};
 pub use desired::{DesiredGuest, FreshVm, GuestKey, NodeView, OvmFacts, OvmView, StartCheck, VmFacts};
 pub use firmware::{FirmwareFacts, firmware_uuid};

@@ -20,7 +20,8 @@ pub struct ObservedGuest {
     pub journal: Vec<JournalFacts>,
     /// Files of the guest below the agent's data directory.
     pub disks: DisksState,
-    /// The ABI that the guest would be defined with: machine type already resolved by libvirt's capabilities. Err: the guest cannot be
+    /// The ABI that the guest would be defined with if nothing of it is new: that of the VM's status, with the machine type resolved by libvirt's
+    /// capabilities, without number. Err: the guest cannot be
     /// rendered here (a bad spec, emulation refused); the trouble says why.
     pub wanted_abi: Option<Result<AbiStatus, Trouble>>,
     /// The step that failed last, if nothing succeeded since.
@@ -60,7 +61,7 @@ pub struct DomainFacts {
     pub grace: Duration,
     /// When the grace period of a stop that has begun is over, from the metadata.
     pub deadline: Option<Timestamp>,
-    /// Firmware UUID and machine type as libvirt settled them.
+    /// The ABI as libvirt settled it, hash included, without number.
     pub abi: AbiStatus,
     /// Network interfaces, with the addresses that others can reach.
     pub interfaces: Vec<InterfaceStatus>,

@@ -25,10 +25,9 @@ pub(super) fn write_if_needed(vm: &VmFacts, status: VirtualMachineStatus) -> Opt
 /// The status of a guest that is about to start: what libvirt settled, nothing else (S5).
 pub(super) fn with_abi(vm: &VmFacts, abi: &AbiStatus) -> VirtualMachineStatus {
     let mut status = vm.status.clone();
-    let published = status.abi.get_or_insert_with(AbiStatus::default);
-    // Revision and hash belong to the record, which the controller writes.
-    published.firmware_uuid.clone_from(&abi.firmware_uuid);
-    published.machine_type.clone_from(&abi.machine_type);
+    // The number stays that of the record that the VM was bound with (R1).
+    let revision = status.abi.as_ref().and_then(|bound| bound.revision);
+    status.abi = Some(AbiStatus { revision, ..abi.clone() });
     status
 }
 

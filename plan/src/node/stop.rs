@@ -11,6 +11,7 @@ use std::time::Duration;
 use api::v1alpha1::Phase;
 use jiff::SignedDuration;
 
+use super::abi::{Gate, gate};
 use super::guest::Guest;
 use super::lifecycle::{Verdict, judge, reason};
 use super::{
@@ -22,6 +23,8 @@ use super::{
 const SIGNAL_INTERVAL: Duration = Duration::from_secs(10);
 /// How long to wait before the API or /proc is asked again.
 const RETRY: Duration = Duration::from_secs(5);
+/// How long to wait before the record is looked for again: no event tells of it.
+const RECORD_RETRY: Duration = Duration::from_secs(1);
 
 /// What is left of a VM that is to be let go, once its domain is gone.
 enum Teardown {
@@ -156,18 +159,22 @@ fn teardown(guest: &Guest<'_>, vm: &VmFacts) -> Teardown {
     }
 }
 
-/// The one place where the agent lets a VM go. (The gate of R3 belongs here.)
+/// The one place where the agent lets a VM go, and only once its ABI is recorded (R3).
 fn drop_finalizer(guest: &Guest<'_>, vm: &VmFacts) -> NodePlan {
     match &guest.desired.fresh {
         None => NodePlan::look(Look::End, "LettingGo"),
         Some(FreshVm::Unreachable(why)) => NodePlan::retry("ApiAway", why, RETRY),
-        Some(FreshVm::Absent | FreshVm::Present(_)) => NodePlan::act(
-            "LettingGo",
-            vec![
-                Step::DropFinalizer { uid: vm.uid.clone(), resource_version: vm.resource_version.clone() },
-                Step::ForgetJournal { uid: vm.uid.clone() },
-            ],
-        ),
+        Some(FreshVm::Absent | FreshVm::Present(_)) => match gate(vm, &guest.desired.ovm) {
+            Gate::Unread => NodePlan::retry("ApiAway", "the OfflineVirtualMachine cannot be read", RETRY),
+            Gate::Closed(why) => NodePlan::retry("AwaitingRecord", &why, RECORD_RETRY),
+            Gate::Open => NodePlan::act(
+                "LettingGo",
+                vec![
+                    Step::DropFinalizer { uid: vm.uid.clone(), resource_version: vm.resource_version.clone() },
+                    Step::ForgetJournal { uid: vm.uid.clone() },
+                ],
+            ),
+        },
     }
 }
 

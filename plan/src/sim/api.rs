@@ -1,4 +1,4 @@
-//! The API server of the simulated world: two kinds, Nodes and Leases, with resource versions, preconditions, finalizers, deletion and
+//! The API server of the simulated world: two kinds, their ABI records, Nodes and Leases, with resource versions, preconditions, finalizers, deletion and
 //! owner references as the real one has them. It keeps every version, so that a cache can be as stale as it likes.
 
 use std::collections::BTreeMap;
@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use api::names;
 use api::v1alpha1::{OfflineVirtualMachine, VirtualMachine};
+use k8s_openapi::api::apps::v1::ControllerRevision;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
 
-use crate::cluster::{Now, ObjectKey};
+use crate::cluster::{AbiRevision, Now, ObjectKey};
 
 /// Finalizer by which the garbage collector holds an object until its dependents are gone.
 const FOREGROUND_FINALIZER: &str = "foregroundDeletion";
@@ -50,6 +51,8 @@ pub(super) struct Snapshot {
     pub(super) version: u64,
     pub(super) ovms: BTreeMap<ObjectKey, Arc<OfflineVirtualMachine>>,
     pub(super) vms: BTreeMap<ObjectKey, Arc<VirtualMachine>>,
+    /// ABI records, by their own names.
+    pub(super) revisions: BTreeMap<ObjectKey, Arc<ControllerRevision>>,
     pub(super) nodes: BTreeMap<String, NodeObject>,
     /// resourceVersion of each node's Lease.
     pub(super) leases: BTreeMap<String, u64>,
@@ -96,6 +99,28 @@ impl Stored for VirtualMachine {
     }
     fn table(state: &mut Snapshot) -> &mut BTreeMap<ObjectKey, Arc<Self>> {
         &mut state.vms
+    }
+}
+
+impl Stored for ControllerRevision {
+    fn meta(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+    fn table(state: &mut Snapshot) -> &mut BTreeMap<ObjectKey, Arc<Self>> {
+        &mut state.revisions
+    }
+}
+
+impl Snapshot {
+    /// The ABI records of an OVM of this name, by number.
+    pub(super) fn records_of(&self, key: &ObjectKey) -> Vec<AbiRevision> {
+        let all = self.revisions.values().filter(|one| one.metadata.namespace.as_ref() == Some(&key.namespace));
+        let mut found: Vec<_> = all.filter_map(|object| AbiRevision::from_object(&key.name, object)).collect();
+        found.sort_by_key(|one| one.revision);
+        found
     }
 }
 
@@ -226,12 +251,31 @@ impl Api {
                 return self.delete::<VirtualMachine>(&key, uid.as_deref(), None, Propagation::Background).is_ok();
             }
         }
+        let revisions: Vec<_> = view.revisions.iter().map(|(key, one)| (key.clone(), Arc::clone(one))).collect();
+        for (key, revision) in &revisions {
+            let Some(owner) = revision.metadata.owner_references.iter().flatten().next() else { continue };
+            let exists = self.state.ovms.values().any(|ovm| ovm.metadata.uid.as_ref() == Some(&owner.uid));
+            let uid = revision.metadata.uid.as_deref();
+            if !exists && self.state.revisions.contains_key(key) {
+                return self.delete::<ControllerRevision>(key, uid, None, Propagation::Background).is_ok();
+            }
+        }
         for (key, ovm) in ovms {
+            let record = revisions.iter().find(|(_, revision)| {
+                let mut owners = revision.metadata.owner_references.iter().flatten();
+                owners.any(|owner| Some(&owner.uid) == ovm.metadata.uid.as_ref())
+            });
             let has = |finalizer: &str| ovm.metadata.finalizers.iter().flatten().any(|f| f == finalizer);
             let dependent =
                 view.vms.get(&key).filter(|vm| owner(vm).is_some_and(|o| Some(&o.uid) == ovm.metadata.uid.as_ref()));
             let uid = ovm.metadata.uid.as_deref();
             if has(names::ORPHAN_FINALIZER) {
+                if let Some((name, record)) = record {
+                    let uid = record.metadata.uid.as_deref();
+                    return self
+                        .update::<ControllerRevision>(name, uid, None, |record| record.metadata.owner_references = None)
+                        .is_ok();
+                }
                 return match dependent {
                     Some(vm) => {
                         let owned_by = ovm.metadata.uid.clone();

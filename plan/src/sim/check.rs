@@ -24,6 +24,7 @@ pub(super) fn check(world: &mut World) -> Result<(), String> {
     let known = world.ledger.violations().len();
     note_wrong_fences(world);
     at_most_one(world);
+    abi_stays(world);
     runs_once(world);
     let history: Vec<Arc<Snapshot>> = world.api.since(world.ledger.checked).to_vec();
     for (before, after) in history.iter().zip(history.iter().skip(1)) {
@@ -70,7 +71,12 @@ fn is_fence(step: &cluster::Step) -> bool {
         cluster::Step::WriteVmStatus { status, .. } => status.phase == Some(Phase::Failed),
         cluster::Step::WriteOvmStatus { status, .. } => status.placement.as_ref().is_some_and(|place| place.released),
         cluster::Step::EditVm(_, edit) | cluster::Step::EditOvm(_, edit) => matches!(edit, MetadataEdit::Finalizers(_)),
-        cluster::Step::CreateVm(_) | cluster::Step::DeleteVm(_) | cluster::Step::EvictVm { .. } => false,
+        cluster::Step::CreateVm(_)
+        | cluster::Step::DeleteVm(_)
+        | cluster::Step::EvictVm { .. }
+        | cluster::Step::CreateRevision(_)
+        | cluster::Step::EditRevision { .. }
+        | cluster::Step::DeleteRevision { .. } => false,
     }
 }
 
@@ -84,6 +90,33 @@ fn at_most_one(world: &mut World) {
                 let (key, own) = (&process.key, &process.vm_uid);
                 found = Some(format!("I1: two guests of {key} run: {uid} on {other}, {own} on {node}"));
             }
+        }
+    }
+    if let Some(violation) = found {
+        world.ledger.violated(violation);
+    }
+}
+
+/// I4: of a guest that an OVM has, every disk that was there at the last start is where it was then.
+fn abi_stays(world: &mut World) {
+    let new: Vec<_> = world.hosts.values().flat_map(|host| host.processes.values()).collect();
+    let new = new.into_iter().filter(|process| !world.ledger.runs.contains_key(&process.vm_uid));
+    let mut found = None;
+    for process in new {
+        let is_owned = world.api.state.vms.get(&process.key).is_some_and(|vm| {
+            let owner = vm.metadata.owner_references.iter().flatten().next().map(|owner| &owner.uid);
+            vm.metadata.uid.as_ref() == Some(&process.vm_uid) && owner.is_some()
+        });
+        if !is_owned {
+            continue;
+        }
+        let places: BTreeMap<_, _> =
+            process.abi.devices.iter().map(|device| (device.alias.clone(), device.address.clone())).collect();
+        let before = world.ledger.places.insert(process.key.clone(), places.clone()).unwrap_or_default();
+        let moved = before.iter().find(|(alias, at)| places.get(*alias).is_some_and(|now| now != *at));
+        if let Some((alias, at)) = moved {
+            let now = places.get(alias);
+            found = Some(format!("I4: {} {}: {alias} moved from {at:?} to {now:?}", process.key, process.vm_uid));
         }
     }
     if let Some(violation) = found {
@@ -187,6 +220,10 @@ fn final_state_is_true(world: &World, key: &ObjectKey, old: &VirtualMachine, new
 
 fn ovms_changed(world: &mut World, before: &Snapshot, after: &Snapshot) {
     for (key, old) in &before.ovms {
+        // What another OVM of the name inherits is whatever was recorded in time.
+        if after.ovms.get(key).is_none_or(|new| new.metadata.uid != old.metadata.uid) {
+            world.ledger.places.remove(key);
+        }
         let found = match after.ovms.get(key).filter(|new| new.metadata.uid == old.metadata.uid) {
             Some(new) if Arc::ptr_eq(old, new) => None,
             Some(new) => placement_stays(key, old, new),

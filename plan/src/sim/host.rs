@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use api::v1alpha1::AbiStatus;
 use jiff::Timestamp;
 
 use crate::cluster::ObjectKey;
@@ -16,6 +17,8 @@ pub(super) struct Definition {
     pub(super) grace: Duration,
     pub(super) deadline: Option<Timestamp>,
     pub(super) firmware_uuid: String,
+    /// As libvirt settled it, without number.
+    pub(super) abi: AbiStatus,
 }
 
 /// A domain: its definition, and what libvirt holds in memory.
@@ -36,6 +39,7 @@ pub(super) struct Process {
     pub(super) key: ObjectKey,
     pub(super) vm_uid: String,
     pub(super) firmware_uuid: String,
+    pub(super) abi: AbiStatus,
     /// Whether the guest obeys the power button.
     pub(super) obeys_acpi: bool,
     /// The power button was pressed, and the guest heard it.
@@ -112,6 +116,7 @@ impl Host {
                 key: key.clone(),
                 vm_uid: domain.definition.vm_uid.clone(),
                 firmware_uuid: domain.definition.firmware_uuid.clone(),
+                abi: domain.definition.abi.clone(),
                 obeys_acpi,
                 shutting_down: false,
             },

@@ -23,6 +23,8 @@ pub(super) struct Ledger {
     pub(super) wrongly_fenced: BTreeSet<String>,
     /// VM UIDs with a guest that has run, and its process id and node.
     pub(super) runs: BTreeMap<String, (String, u32)>,
+    /// Where the devices of each guest were at its last start.
+    pub(super) places: BTreeMap<ObjectKey, BTreeMap<String, Option<String>>>,
     violations: Vec<String>,
 }
 
@@ -92,7 +94,10 @@ impl Ledger {
             | cluster::Step::EditVm(..)
             | cluster::Step::EditOvm(..)
             | cluster::Step::WriteVmStatus { .. }
-            | cluster::Step::WriteOvmStatus { .. } => {}
+            | cluster::Step::WriteOvmStatus { .. }
+            | cluster::Step::CreateRevision(_)
+            | cluster::Step::EditRevision { .. }
+            | cluster::Step::DeleteRevision { .. } => {}
         }
     }
 

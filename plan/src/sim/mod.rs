@@ -107,4 +107,12 @@ struct Lies {
     adoptions_look_blocked: bool,
     /// S2, D3: a look does not read the VM again after the OVM.
     vm_read_once: bool,
+    /// S3: the records of a look are listed from the controller's cache.
+    records_from_cache: bool,
+    /// R1: a record gets the next number that is free, whatever its VM was bound with.
+    records_get_any_number: bool,
+    /// R3: every OVM shows agents the record of what was published.
+    abi_looks_recorded: bool,
+    /// R3: no OVM shows agents that it is being deleted.
+    ovms_look_kept: bool,
 }

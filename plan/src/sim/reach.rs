@@ -44,6 +44,9 @@ milestones! {
     StartFailureCounted,
     StartBackedOff,
     RestartRequired,
+    AbiRecorded,
+    AbiChanged,
+    AbiRecordTakenOver,
     // What the agents did.
     GuestStarted,
     PowerButtonPressed,
@@ -129,6 +132,10 @@ pub(super) fn of_write(observed: &Observed, step: &Step) -> Vec<Milestone> {
         }
         // That a VM loses our reference (D2) takes an adoption within an orphan delete: there is a scenario of it.
         Step::EditVm(_, MetadataEdit::OwnerReferences(_)) | Step::EditOvm(..) => Vec::new(),
+        Step::CreateRevision(made) if made.revision == 1 => vec![Milestone::AbiRecorded],
+        Step::CreateRevision(_) => vec![Milestone::AbiChanged],
+        Step::EditRevision { .. } => vec![Milestone::AbiRecordTakenOver],
+        Step::DeleteRevision { .. } => Vec::new(),
         Step::WriteVmStatus { status, .. } => of_vm_status(observed, has_node, status),
         Step::WriteOvmStatus { status, .. } => of_ovm_status(&old_ovm, status),
     }

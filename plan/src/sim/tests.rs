@@ -10,9 +10,9 @@ const SEEDS: u64 = 2_000;
 /// Threads that share them.
 const THREADS: usize = 2;
 
-/// I1, I2, I3 and I6 hold after every step, the world comes to rest, and the runs reached all that there is to reach.
+/// I1 to I4 and I6 hold after every step, the world comes to rest, and the runs reached all that there is to reach.
 #[test]
-fn i1_i2_i3_i6_hold_under_random_trouble() {
+fn i1_to_i4_and_i6_hold_under_random_trouble() {
     let next = AtomicU64::new(0);
     let work = || {
         let mut reach = Reach::default();
@@ -56,8 +56,8 @@ fn random_trouble_finds_a_missing_rule() {
         ("E5", Lies { controllers_see_no_placement: true, ..Lies::default() }),
     ];
     for (rule, lies) in missing {
-        let found = (0..SEEDS).find_map(|seed| run_under(seed, false, lies).violation.map(|what| (seed, what)));
+        let found = (0..4 * SEEDS).find_map(|seed| run_under(seed, false, lies).violation.map(|what| (seed, what)));
         println!("without {rule}: {found:?}");
-        assert!(found.is_some(), "without {rule} nothing goes wrong in {SEEDS} seeds");
+        assert!(found.is_some(), "without {rule} nothing goes wrong in {} seeds", 4 * SEEDS);
     }
 }

@@ -55,6 +55,9 @@ impl fmt::Display for ClusterStep<'_> {
         };
         match self.0 {
             Step::CreateVm(_) => f.write_str("create VM"),
+            Step::CreateRevision(made) => write!(f, "create record {}", made.revision),
+            Step::EditRevision { name, .. } => write!(f, "take over record {name}"),
+            Step::DeleteRevision { name, .. } => write!(f, "delete record {name}"),
             Step::DeleteVm(at) => write!(f, "delete VM {} @{}", at.uid, at.resource_version),
             Step::EvictVm { at, .. } => write!(f, "evict VM {} @{}", at.uid, at.resource_version),
             Step::EditVm(at, change) => {

@@ -5,8 +5,8 @@ use std::fmt;
 use std::time::Duration;
 
 use api::v1alpha1::{
-    DomainSpec, OfflineVirtualMachine, OfflineVirtualMachineSpec, VirtualMachine, VirtualMachineSpec,
-    VirtualMachineTemplate,
+    Disk, DiskTarget, DomainSpec, EmptyDiskSource, OfflineVirtualMachine, OfflineVirtualMachineSpec, VirtualMachine,
+    VirtualMachineSpec, VirtualMachineTemplate, Volume,
 };
 use jiff::{SignedDuration, Timestamp};
 
@@ -186,13 +186,31 @@ pub(super) fn key(name: &str) -> ObjectKey {
 
 /// An OVM as a user creates it.
 pub(super) fn ovm(name: &str, running: bool, grace_seconds: i64) -> OfflineVirtualMachine {
-    let template = VirtualMachineTemplate { metadata: None, spec: vm_spec(grace_seconds) };
+    let mut template = VirtualMachineTemplate { metadata: None, spec: vm_spec(grace_seconds) };
+    set_disks(&mut template.spec, &["x", "y"]);
     OfflineVirtualMachine::new(name, OfflineVirtualMachineSpec { running, template })
 }
 
 /// A VM as a user creates it, without OVM.
 pub(super) fn bare_vm(name: &str, grace_seconds: i64) -> VirtualMachine {
     VirtualMachine::new(name, vm_spec(grace_seconds))
+}
+
+/// Gives a guest these disks, in this order.
+pub(super) fn set_disks(spec: &mut VirtualMachineSpec, names: &[&str]) {
+    let disk = |name: &&str| Disk {
+        name: (*name).to_owned(),
+        volume_name: (*name).to_owned(),
+        disk: Some(DiskTarget::default()),
+        ..Disk::default()
+    };
+    let volume = |name: &&str| Volume {
+        name: (*name).to_owned(),
+        empty_disk: Some(EmptyDiskSource { capacity: api::Quantity("1Mi".to_owned()) }),
+        ..Volume::default()
+    };
+    spec.domain.devices.disks = Some(names.iter().map(disk).collect());
+    spec.volumes = Some(names.iter().map(volume).collect());
 }
 
 fn vm_spec(grace_seconds: i64) -> VirtualMachineSpec {

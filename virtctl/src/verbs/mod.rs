@@ -1,5 +1,6 @@
 //! One file a verb.
 
+pub(crate) mod abi;
 pub(crate) mod completion;
 pub(crate) mod console;
 pub(crate) mod drain;

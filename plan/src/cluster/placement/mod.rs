@@ -1,7 +1,7 @@
 //! Which node a guest goes to: the one decision that another scheduler would replace.
 //!
 //! A node fits if its agent lives and accepts guests, the guest's selector, affinity and tolerations agree with it, and there is room. Of
-//! those that fit: the most preferred, then the fewest soft taints, then the most free memory, then the first by name.
+//! those that fit: one that offers the guest's machine type, then the most preferred, then the fewest soft taints, then the most free memory, then the first by name.
 
 mod affinity;
 mod resources;
@@ -33,6 +33,8 @@ pub struct Constraints<'a> {
     pub requests: Requests,
     /// The one node that it may go to (E5).
     pub pinned: Option<&'a str>,
+    /// The machine type that its record, or its user, says; nodes that offer it are preferred to all others, since it starts on no other.
+    pub machine_type: Option<String>,
 }
 
 /// Why a guest has no node.
@@ -42,6 +44,10 @@ pub enum Misfit {
     InvalidSpec(String),
     /// No node fits; the reason for each.
     NoNode(BTreeMap<String, Reason>),
+    /// The guest's ABI record cannot be used.
+    Record(String),
+    /// Another guest has its firmware UUID.
+    UuidInUse(String),
 }
 
 /// Why one node does not fit. In this order they are looked at.
@@ -92,6 +98,7 @@ impl<'a> Constraints<'a> {
             tolerations: spec.tolerations.as_deref().unwrap_or_default(),
             requests: resources::with_overhead(&valid),
             pinned,
+            machine_type: None,
         })
     }
 }
@@ -114,9 +121,21 @@ pub fn choose(now: Now, constraints: &Constraints<'_>, nodes: &[ObservedNode]) -
     let best = fitting.into_iter().min_by_key(|node| {
         let preferred = constraints.affinity.map_or(0, |affinity| affinity::preference(affinity, &node.facts));
         let soft_taints = taints::untolerated_soft(&node.facts.taints, constraints.tolerations);
-        (Reverse(preferred), soft_taints, Reverse(resources::free(node).memory_kib), &node.facts.name)
+        (
+            !offers(node, constraints),
+            Reverse(preferred),
+            soft_taints,
+            Reverse(resources::free(node).memory_kib),
+            &node.facts.name,
+        )
     });
     best.map(|node| node.facts.name.clone()).ok_or(Misfit::NoNode(misfits))
+}
+
+/// Whether the node offers the guest's machine type, or does not say what it offers.
+fn offers(node: &ObservedNode, constraints: &Constraints<'_>) -> bool {
+    let offered = &node.facts.machine_types;
+    offered.is_empty() || constraints.machine_type.as_ref().is_none_or(|wanted| offered.contains(wanted))
 }
 
 /// The first reason why a node does not fit.
@@ -157,13 +176,15 @@ impl Misfit {
         match self {
             Self::InvalidSpec(_) => "InvalidSpec",
             Self::NoNode(_) => "Unschedulable",
+            Self::Record(_) => "AbiRecordUnusable",
+            Self::UuidInUse(_) => "FirmwareUuidInUse",
         }
     }
 
     /// One line per node.
     pub fn lines(&self) -> Vec<String> {
         match self {
-            Self::InvalidSpec(_) => vec![self.to_string()],
+            Self::InvalidSpec(_) | Self::Record(_) | Self::UuidInUse(_) => vec![self.to_string()],
             Self::NoNode(nodes) => {
                 nodes.iter().map(|(node, reason)| format!("node {node}: {}", reason.detail())).collect()
             }
@@ -175,7 +196,7 @@ impl Misfit {
 impl fmt::Display for Misfit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let nodes = match self {
-            Self::InvalidSpec(why) => return f.write_str(why),
+            Self::InvalidSpec(why) | Self::Record(why) | Self::UuidInUse(why) => return f.write_str(why),
             Self::NoNode(nodes) => nodes,
         };
         if nodes.is_empty() {

@@ -64,14 +64,14 @@ fn required(terms: Vec<NodeSelectorTerm>) -> NodeAffinity {
 
 fn small() -> Constraints<'static> {
     let requests = Requests { memory_kib: 200_000, cpu_millis: 100 };
-    Constraints { selector: None, affinity: None, tolerations: &[], requests, pinned: None }
+    Constraints { selector: None, affinity: None, tolerations: &[], requests, pinned: None, machine_type: None }
 }
 
 fn reason(constraints: &Constraints<'_>, node: ObservedNode) -> Option<Reason> {
     match choose(NOW, constraints, &[node]) {
         Ok(_) => None,
         Err(Misfit::NoNode(mut nodes)) => nodes.pop_first().map(|(_, reason)| reason),
-        Err(Misfit::InvalidSpec(why)) => panic!("{why}"),
+        Err(Misfit::InvalidSpec(why) | Misfit::Record(why) | Misfit::UuidInUse(why)) => panic!("{why}"),
     }
 }
 

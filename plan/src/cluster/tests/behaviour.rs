@@ -252,7 +252,7 @@ fn a_lost_node_makes_ready_unknown_and_its_return_takes_that_back() {
     let running = bound(vm(&on), "a", Phase::Running);
     let stale = ObservedHome { read_after_vm: false, ..home(expired_lease()) };
     let observed = world(Some(on), Some(running.clone())).with_home("a", stale);
-    let look = Next::Look(Look { nodes: ["a".to_owned()].into() });
+    let look = Next::Look(Look { nodes: ["a".to_owned()].into(), revisions: false });
     assert_eq!(plan(now(), &observed).next, look, "a controller without API saw no renewal either");
     let observed = observed.with_home("a", home(expired_lease()));
     let status = vm_status(&observed);

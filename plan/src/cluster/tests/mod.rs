@@ -4,6 +4,7 @@
 #![expect(clippy::wildcard_enum_match_arm, reason = "a test names the one answer that it expects")]
 #![expect(clippy::indexing_slicing, reason = "a test that indexes past the end fails, as it should")]
 
+mod abi;
 mod behaviour;
 mod leader;
 mod protocol;
@@ -162,6 +163,8 @@ fn world(ovm: Option<OfflineVirtualMachine>, vm: Option<VirtualMachine>) -> Obse
         key: ObjectKey { namespace: "ns".to_owned(), name: "vm".to_owned() },
         ovm: ovm.map(Arc::new),
         vm: vm.map(Arc::new),
+        revisions: Some(Vec::new()),
+        uuid_holder: None,
         order: ReadOrder::UNCACHED,
         homes: ["a", "b"].map(|name| (name.to_owned(), home(live_lease()))).into(),
         nodes: vec![node("a"), node("b")],
@@ -169,6 +172,7 @@ fn world(ovm: Option<OfflineVirtualMachine>, vm: Option<VirtualMachine>) -> Obse
             cluster_uid: CLUSTER,
             network: "user".to_owned(),
             nic_model: "e1000".to_owned(),
+            uuid_rule: UuidRule::Cluster,
         }),
         failure: None,
     }

@@ -1,5 +1,6 @@
 //! One test or more for each rule of the protocol that the controller keeps.
 
+use crate::cluster::identity::firmware_uuid;
 use api::names::{ORPHAN_FINALIZER, ORPHANED_BY_ANNOTATION, VM_FINALIZER};
 
 use super::*;
@@ -77,7 +78,7 @@ fn s2_status_is_written_only_with_a_vm_read_after_the_ovm() {
     let vm = vm(&ovm);
     let order = ReadOrder { ovm_after_vm: true, vm_after_ovm: false };
     let next = plan(now(), &world(Some(ovm), Some(vm)).with_order(order)).next;
-    assert_eq!(next, Next::Look(Look::default()));
+    assert_eq!(next, Next::Look(Look { revisions: true, ..Look::default() }));
 }
 
 #[test]
@@ -130,15 +131,16 @@ fn s3_binding_is_one_write_with_everything_the_agent_needs() {
 fn i4_firmware_uuid_is_the_template_s_or_the_key_s_or_the_bare_vm_s() {
     let key = ObjectKey { namespace: "ns".to_owned(), name: "vm".to_owned() };
     let other = ObjectKey { namespace: "other".to_owned(), ..key.clone() };
+    let by_cluster = world(None, None).installation;
     let mut vm = bare_vm();
-    let of_key = firmware_uuid(CLUSTER, &key, &vm, true);
-    assert_ne!(of_key, firmware_uuid(CLUSTER, &other, &vm, true), "two namespaces, one name");
-    assert_eq!(firmware_uuid(CLUSTER, &key, &vm, false).to_string(), VM_UID);
+    let of_key = firmware_uuid(&by_cluster, &key, &vm, true, None);
+    assert_ne!(of_key, firmware_uuid(&by_cluster, &other, &vm, true, None), "two namespaces, one name");
+    assert_eq!(firmware_uuid(&by_cluster, &key, &vm, false, None).to_string(), VM_UID);
     vm.metadata.uid = Some(OLD_UID.to_owned());
-    assert_eq!(of_key, firmware_uuid(CLUSTER, &key, &vm, true), "the same for the next VM");
+    assert_eq!(of_key, firmware_uuid(&by_cluster, &key, &vm, true, None), "the same for the next VM");
     let asked = "5D307CA9-B3EF-428C-8861-06E72D69F223";
     vm.spec.domain.firmware.get_or_insert_default().uuid = Some(asked.to_owned());
-    assert_eq!(firmware_uuid(CLUSTER, &key, &vm, true).to_string(), asked.to_lowercase());
+    assert_eq!(firmware_uuid(&by_cluster, &key, &vm, true, None).to_string(), asked.to_lowercase());
 }
 
 #[test]
@@ -221,7 +223,7 @@ fn f1_a_lease_is_expired_by_the_controller_s_own_clock_only() {
 fn f2_fencing_is_failed_then_finalizer_each_after_its_own_look() {
     let (ovm, vm) = running_pair();
     let stale = ObservedHome { read_after_vm: false, ..fenced_home() };
-    let look = Next::Look(Look { nodes: ["a".to_owned()].into() });
+    let look = Next::Look(Look { nodes: ["a".to_owned()].into(), revisions: false });
     // First write: Failed.
     let observed = world(Some(ovm.clone()), Some(vm.clone())).with_home("a", stale.clone());
     assert_eq!(plan(now(), &observed).next, look, "the node was not read after the VM");
@@ -261,7 +263,7 @@ fn f2_after_the_fence_the_placement_is_released_and_the_successor_goes_elsewhere
 fn f2_the_release_needs_its_own_look_at_the_node_and_a_vm_that_is_gone() {
     let ovm = placed(ovm(true), VM_UID, "b", false);
     let stale = ObservedHome { read_after_vm: false, ..fenced_home() };
-    let look = Next::Look(Look { nodes: ["b".to_owned()].into() });
+    let look = Next::Look(Look { nodes: ["b".to_owned()].into(), revisions: false });
     assert_eq!(plan(now(), &world(Some(ovm.clone()), None).with_home("b", stale)).next, look);
     let there = world(Some(ovm.clone()), Some(vm(&ovm))).with_home("b", fenced_home());
     assert!(matches!(step(&there), Step::DeleteVm(_)), "the VM that is placed there goes first");

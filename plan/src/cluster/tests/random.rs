@@ -4,6 +4,9 @@ use api::names::{ORPHAN_FINALIZER, OUT_OF_SERVICE_TAINT, VM_FINALIZER};
 use k8s_openapi::api::core::v1::Taint;
 use proptest::prelude::*;
 
+use api::v1alpha1::{AbiRecord, AbiStatus};
+
+use super::abi::{record, revision};
 use super::*;
 
 fn any_phase() -> impl Strategy<Value = Phase> {
@@ -55,6 +58,21 @@ fn any_vm() -> impl Strategy<Value = VirtualMachine> {
     })
 }
 
+/// Two records that differ.
+fn any_record() -> impl Strategy<Value = AbiRecord> {
+    prop::sample::select(vec!["pc-q35-9.2", "pc-q35-10.0"]).prop_map(|machine| record(machine, &[]))
+}
+
+fn any_revisions() -> impl Strategy<Value = Vec<AbiRevision>> {
+    let owner = prop::sample::select(vec![None, Some(OVM_UID), Some("stranger")]);
+    prop::collection::btree_map(1..15_i64, (owner, any_record()), 0..12)
+        .prop_map(|all| all.into_iter().map(|(number, (owner, record))| revision(number, owner, record)).collect())
+}
+
+fn any_abi() -> impl Strategy<Value = Option<AbiStatus>> {
+    prop::option::of((prop::option::of(1..15_i64), any_record()).prop_map(|(bound, record)| record.to_status(bound)))
+}
+
 fn any_home() -> impl Strategy<Value = ObservedHome> {
     (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>()).prop_map(
         |(exists, out_of_service, tainted, live, read_after_vm)| ObservedHome {
@@ -83,11 +101,19 @@ prop_compose! {
         vm in prop::option::of(any_vm()),
         (a, b) in (any_home(), any_home()),
         (ovm_after_vm, vm_after_ovm) in any::<(bool, bool)>(),
+        (revisions, published, named) in (any_revisions(), any_abi(), any_abi()),
     ) -> Observed {
         let places = [("a", &a), ("b", &b)].into_iter().filter(|(_, home)| home.exists).map(|(name, home)| place(name, home));
         let nodes = places.collect();
         let order = ReadOrder { ovm_after_vm, vm_after_ovm };
-        Observed { nodes, ..world(ovm, vm).with_home("a", a).with_home("b", b).with_order(order) }
+        let (mut ovm, mut vm): (Option<OfflineVirtualMachine>, Option<VirtualMachine>) = (ovm, vm);
+        if let Some(status) = vm.as_mut().and_then(|vm| vm.status.as_mut()) {
+            status.abi = published;
+        }
+        if let Some(status) = ovm.as_mut().and_then(|ovm| ovm.status.as_mut()) {
+            status.abi = named.map(|abi| AbiStatus { devices: Vec::new(), ..abi });
+        }
+        Observed { nodes, revisions: Some(revisions), ..world(ovm, vm).with_home("a", a).with_home("b", b).with_order(order) }
     }
 }
 
@@ -167,6 +193,19 @@ fn check(observed: &Observed, step: &Step) -> Result<(), TestCaseError> {
                 prop_assert!(tied, "E5: the old placement was not released");
             }
         }
+        Step::CreateRevision(made) => {
+            let vm = vm.unwrap();
+            let bound = vm.status.as_ref().and_then(|status| status.abi.as_ref()?.revision).unwrap_or(0);
+            prop_assert_eq!(made.revision, bound + 1, "R1");
+            let known = observed.revisions.as_ref().expect("R1: listed");
+            let is_own = |one: &AbiRevision| one.owner.as_deref().is_none_or(|owner| owner == OVM_UID);
+            prop_assert!(
+                known.iter().filter(|one| is_own(one)).all(|one| one.revision <= bound),
+                "R1: over a newer one"
+            );
+        }
+        Step::EditRevision { owners, .. } => prop_assert_eq!(owners[0].uid.as_str(), OVM_UID),
+        Step::DeleteRevision { .. } => prop_assert!(observed.revisions.as_ref().is_some_and(|all| all.len() > 10)),
         Step::EditVm(..) | Step::EditOvm(..) => {}
     }
     Ok(())
@@ -186,6 +225,16 @@ fn carry_out(observed: &mut Observed, step: Step, version: u64) {
         Step::EditOvm(_, edit) => ovm = edited(ovm, &edit, version),
         Step::WriteVmStatus { status, .. } => vm.as_mut().unwrap().status = Some(*status),
         Step::WriteOvmStatus { status, .. } => ovm.as_mut().unwrap().status = Some(*status),
+        Step::CreateRevision(mut made) => {
+            made.metadata.uid = Some(format!("revision {version}"));
+            observed.revision_written(AbiRevision::from_object("vm", &made).expect("a record of this OVM"));
+        }
+        Step::EditRevision { name, owners, .. } => {
+            for one in observed.revisions.iter_mut().flatten().filter(|one| one.name == name) {
+                one.owner = Some(owners[0].uid.clone());
+            }
+        }
+        Step::DeleteRevision { name, .. } => observed.revision_deleted(&name),
     }
     (observed.ovm, observed.vm) = (ovm.map(Arc::new), vm.map(Arc::new));
 }
@@ -209,7 +258,7 @@ fn is_let_go(meta: &ObjectMeta) -> bool {
 }
 
 fn come_to_rest(mut observed: Observed) -> Result<(), TestCaseError> {
-    for turn in 0..20 {
+    for turn in 0..40 {
         match plan(now(), &observed).next {
             Next::Rest => return Ok(()),
             Next::Look(look) => {

@@ -44,6 +44,7 @@ pub(super) fn vm(phase: Phase) -> VmFacts {
         deleting: false,
         has_finalizer: true,
         node_label: Some(NODE.to_owned()),
+        owner: None,
         grace: Duration::from_secs(30),
         status: VirtualMachineStatus {
             node_name: Some(NODE.to_owned()),
@@ -153,6 +154,7 @@ impl World {
             uid: "ovm".to_owned(),
             resource_version: "5".to_owned(),
             placement: Some(Placement { vm_uid: placed_uid.to_owned(), node_name: node.to_owned(), released }),
+            ..OvmFacts::default()
         });
         self
     }

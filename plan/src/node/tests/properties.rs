@@ -63,7 +63,12 @@ fn any_desired() -> impl Strategy<Value = DesiredGuest> {
             node_name: node.to_owned(),
             released,
         });
-        OvmView::Present(OvmFacts { uid: "ovm".to_owned(), resource_version: "1".to_owned(), placement })
+        OvmView::Present(OvmFacts {
+            uid: "ovm".to_owned(),
+            resource_version: "1".to_owned(),
+            placement,
+            ..OvmFacts::default()
+        })
     });
     (
         option::of(any_vm()),

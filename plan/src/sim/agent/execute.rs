@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::names;
-use api::v1alpha1::{OfflineVirtualMachine, Phase, VirtualMachine};
+use api::v1alpha1::{AbiStatus, OfflineVirtualMachine, Phase, VirtualMachine};
 
 use super::super::api::{Api, ApiError};
 use super::super::host::{Definition, Domain, End, Host, JournalEntry, JournalStart};
@@ -211,13 +211,25 @@ fn start(world: &mut World, node: &str, key: &ObjectKey, uid: &str, fate: AgentF
 fn call_libvirt(world: &mut World, node: &str, key: &ObjectKey, step: &Step, fate: AgentFate) -> Outcome {
     let wall = world.wall_on(node);
     let grace = observe::cached(world, node, key).map(|vm: VmFacts| vm.grace).unwrap_or_default();
+    let settled = match step {
+        Step::Define { uid, expect } => settle_definition(world, node, key, uid, expect),
+        _ => None,
+    };
     let Some((host, agent)) = world.hosts.get_mut(node).zip(world.agents.get_mut(node)) else { return Outcome::Failed };
     if !host.libvirt_up {
         return Outcome::Failed;
     }
     world.ledger.acting(&world.api.state, node, key, step);
     match step {
-        Step::Define { uid, .. } => Outcome::of(define(host, key, uid, grace)),
+        Step::Define { uid, expect } => {
+            let Some(settled) = settled else { return Outcome::Changed };
+            let is_expected = settled == *expect;
+            match define(host, key, uid, grace, settled) {
+                false => Outcome::Failed,
+                true if is_expected => Outcome::Done,
+                true => Outcome::Changed,
+            }
+        }
         Step::SettleStart { uid } => {
             world.reach.hit(Milestone::StartSettled);
             Outcome::of(settle(host, key, uid, fate.late))
@@ -277,10 +289,20 @@ fn domain_of<'a>(host: &'a mut Host, key: &ObjectKey, uid: &str) -> Option<&'a m
     host.domains.get_mut(key).filter(|domain| domain.definition.vm_uid == uid)
 }
 
+/// What libvirt settles for a VM that its agent renders from `bound`.
+fn settle_definition(world: &World, node: &str, key: &ObjectKey, uid: &str, bound: &AbiStatus) -> Option<AbiStatus> {
+    let seen = world.agents.get(node)?.seen;
+    let is_it = |vm: &&Arc<VirtualMachine>| vm.metadata.uid.as_deref() == Some(uid);
+    let (newest, cached) = (world.api.newest(), world.api.at(seen));
+    let found = cached.vms.get(key).filter(is_it).or_else(|| newest.vms.get(key).filter(is_it))?;
+    // A spec never changes once its VM is bound.
+    Some(observe::settle_abi(key, found, bound))
+}
+
 /// False: the name is a domain's of another VM, over which nothing is defined.
-fn define(host: &mut Host, key: &ObjectKey, uid: &str, grace: Duration) -> bool {
+fn define(host: &mut Host, key: &ObjectKey, uid: &str, grace: Duration, abi: AbiStatus) -> bool {
     let firmware_uuid = observe::abi(key).firmware_uuid.unwrap_or_default();
-    let definition = Definition { vm_uid: uid.to_owned(), grace, deadline: None, firmware_uuid };
+    let definition = Definition { vm_uid: uid.to_owned(), grace, deadline: None, firmware_uuid, abi };
     match host.domains.get_mut(key) {
         Some(domain) if domain.definition.vm_uid != uid => return false,
         Some(domain) => domain.definition = definition,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use api::v1alpha1::{AbiStatus, VirtualMachine};
+use api::v1alpha1::{AbiDevice, AbiStatus, VirtualMachine};
 
 use super::super::api::Snapshot;
 use super::super::host::Domain;
@@ -48,6 +48,12 @@ pub(super) fn ovm_view(world: &World, key: &ObjectKey) -> OvmView {
         if world.lies.agents_see_no_placement {
             facts.placement = None;
         }
+        if world.lies.ovms_look_kept {
+            facts.deleting = false;
+        }
+        if world.lies.abi_looks_recorded {
+            facts.abi = world.api.state.vms.get(key).and_then(|vm| vm.status.as_ref()?.abi.clone());
+        }
         OvmView::Present(facts)
     })
 }
@@ -88,13 +94,11 @@ pub(super) fn observe(
     proc: ProcLook,
 ) -> Option<ObservedGuest> {
     let lies = world.lies;
+    let bound = desired_vm(desired).and_then(|vm| vm.status.abi.clone()).unwrap_or_default();
+    let wanted = bound.to_record().map_or_else(|| abi(key), |record| record.to_status(None));
     let host = world.hosts.get(node)?;
     let agent = world.agents.get_mut(node)?;
-    let vm = match &desired.fresh {
-        Some(FreshVm::Present(vm)) => Some(&**vm),
-        Some(FreshVm::Absent) => None,
-        Some(FreshVm::Unreachable(_)) | None => desired.cached.as_ref(),
-    };
+    let vm = desired_vm(desired);
     let domain = host
         .domains
         .get(key)
@@ -137,12 +141,38 @@ pub(super) fn observe(
         proc,
         journal,
         disks: DisksState { ready_for: memory.ready_for.clone(), present },
-        wanted_abi: host.libvirt_up.then(|| Ok(abi(key))),
+        wanted_abi: host.libvirt_up.then(|| Ok(wanted)),
         trouble: memory.trouble.as_ref().map(|(_, trouble)| trouble.clone()),
         last_signal: memory.last_signal,
         panic_seen: false,
         guard,
     })
+}
+
+fn desired_vm(desired: &DesiredGuest) -> Option<&VmFacts> {
+    match &desired.fresh {
+        Some(FreshVm::Present(vm)) => Some(vm),
+        Some(FreshVm::Absent) => None,
+        Some(FreshVm::Unreachable(_)) | None => desired.cached.as_ref(),
+    }
+}
+
+/// What libvirt makes of a VM's disks: those on record stay, each new one takes the first place that is free.
+pub(super) fn settle_abi(key: &ObjectKey, vm: &VirtualMachine, bound: &AbiStatus) -> AbiStatus {
+    let known = |alias: &str| bound.devices.iter().find(|device| device.alias == alias)?.address.clone();
+    let disks = vm.spec.domain.devices.disks.iter().flatten();
+    let aliases: Vec<String> = disks.map(|disk| format!("ua-disk-{}", disk.name)).collect();
+    let mut taken: Vec<String> = aliases.iter().filter_map(|alias| known(alias)).collect();
+    let mut devices: Vec<AbiDevice> = Vec::new();
+    for alias in aliases {
+        let fresh = || (1..100).map(|bus| format!("pci:0000:{bus:02x}:00.0")).find(|place| !taken.contains(place));
+        let address = known(&alias).or_else(fresh);
+        taken.extend(address.clone());
+        devices.push(AbiDevice { alias, address, ..AbiDevice::default() });
+    }
+    devices.sort_by(|one, other| one.alias.cmp(&other.alias));
+    let settled = AbiStatus { devices, ..abi(key) };
+    settled.to_record().map_or(settled, |record| record.to_status(None))
 }
 
 /// Forgets what was remembered of another VM's run.
@@ -170,11 +200,7 @@ fn domain_facts(domain: &Domain) -> DomainFacts {
         run_id: domain.run_id,
         grace: domain.definition.grace,
         deadline: domain.definition.deadline,
-        abi: AbiStatus {
-            firmware_uuid: Some(domain.definition.firmware_uuid.clone()),
-            machine_type: Some("pc-q35-10.0".to_owned()),
-            ..AbiStatus::default()
-        },
+        abi: domain.definition.abi.clone(),
         interfaces: Vec::new(),
     }
 }

@@ -6,7 +6,7 @@ use api::v1alpha1::{OfflineVirtualMachine, Phase, VirtualMachine};
 use super::super::api::{ApiError, NodeObject, Propagation};
 use super::super::random::Random;
 use super::super::reach::Milestone;
-use super::super::world::{World, bare_vm, key, ovm};
+use super::super::world::{World, bare_vm, key, ovm, set_disks};
 use super::{Mischief, Weather, pick_node};
 use crate::cluster::{ObjectKey, Step};
 
@@ -82,7 +82,21 @@ fn flip_running(world: &mut World, key: &ObjectKey) -> Result<(), ApiError> {
 
 fn edit_template(world: &mut World, key: &ObjectKey, random: &mut Random) -> Result<(), ApiError> {
     let grace = i64::try_from(random.below(30)).unwrap_or(0);
-    change_spec(world, key, |ovm| ovm.spec.template.spec.termination_grace_period_seconds = Some(grace))
+    // Some of four disks, in one order or the other.
+    let kept = random.below(16);
+    let mut disks: Vec<&str> = ["w", "x", "y", "z"]
+        .into_iter()
+        .enumerate()
+        .filter(|(at, _)| kept & (1 << at) != 0)
+        .map(|(_, name)| name)
+        .collect();
+    if random.once_in(2) {
+        disks.reverse();
+    }
+    change_spec(world, key, |ovm| {
+        ovm.spec.template.spec.termination_grace_period_seconds = Some(grace);
+        set_disks(&mut ovm.spec.template.spec, &disks);
+    })
 }
 
 fn change_spec(
@@ -138,6 +152,7 @@ pub(in crate::sim) fn strip(world: &mut World, key: &ObjectKey) -> Result<(), Ap
         return Err(ApiError::NotFound);
     }
     world.ledger.stripped.extend(vm.metadata.uid.clone());
+    world.ledger.places.remove(key);
     world.hit(Milestone::Stripped);
     let stripped = world.api.update::<VirtualMachine>(key, None, None, |vm| {
         vm.metadata.finalizers.iter_mut().for_each(|list| list.retain(|f| f != names::VM_FINALIZER));

@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::abi::record_name;
 use api::v1alpha1::{OfflineVirtualMachine, VirtualMachine};
+use k8s_openapi::api::apps::v1::ControllerRevision;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::api::{Propagation, Snapshot};
@@ -14,7 +16,8 @@ use super::reach::Milestone;
 use super::words::ClusterStep;
 use super::world::{CallError, Fate, World};
 use crate::cluster::{
-    LeaseFact, MetadataEdit, Next, ObjectKey, Observed, ObservedHome, Operation, ReadOrder, Step, StepFailure, plan,
+    AbiRevision, LeaseFact, MetadataEdit, Next, ObjectKey, Observed, ObservedHome, Operation, ReadOrder, Step,
+    StepFailure, plan,
 };
 use observe::{home, home_lease, lease_fact, observe_cached, observed};
 
@@ -36,7 +39,7 @@ pub(super) struct Controller {
 #[derive(Clone, Debug)]
 enum Task {
     /// Reading, in the order of the look.
-    Looking { nodes: Vec<String>, reads: Reads },
+    Looking { nodes: Vec<String>, revisions: bool, reads: Reads },
     /// About to write.
     Acting { observed: Box<Observed>, step: Box<Step> },
 }
@@ -53,6 +56,7 @@ struct Reads {
     vm: Option<Answer<VirtualMachine>>,
     leases: BTreeMap<String, LeaseFact>,
     homes: BTreeMap<String, ObservedHome>,
+    revisions: Option<Vec<AbiRevision>>,
 }
 
 impl Controller {
@@ -122,7 +126,7 @@ pub(super) fn step(world: &mut World, index: usize, key: &ObjectKey, fate: Fate)
             let observed = observe_cached(world, index, key);
             go_on(world, index, key, observed);
         }
-        Some(Task::Looking { nodes, reads }) => look(world, index, key, nodes, reads, fate),
+        Some(Task::Looking { nodes, revisions, reads }) => look(world, index, key, nodes, revisions, reads, fate),
         Some(Task::Acting { observed, step }) => act(world, index, key, *observed, &step, fate),
     }
 }
@@ -140,7 +144,10 @@ fn go_on(world: &mut World, index: usize, key: &ObjectKey, observed: Observed) {
             }
             return;
         }
-        Next::Look(look) => Task::Looking { nodes: look.nodes.into_iter().collect(), reads: Reads::default() },
+        Next::Look(look) => {
+            let revisions = look.revisions;
+            Task::Looking { nodes: look.nodes.into_iter().collect(), revisions, reads: Reads::default() }
+        }
         Next::Act(step) => {
             world.ledger.planned(&world.api.state, &observed, &step);
             world.note(format_args!("c{index} {key}: {}", made.report));
@@ -153,7 +160,15 @@ fn go_on(world: &mut World, index: usize, key: &ObjectKey, observed: Observed) {
 }
 
 /// One read of a look; after the last, the plan.
-fn look(world: &mut World, index: usize, key: &ObjectKey, nodes: Vec<String>, mut reads: Reads, fate: Fate) {
+fn look(
+    world: &mut World,
+    index: usize,
+    key: &ObjectKey,
+    nodes: Vec<String>,
+    revisions: bool,
+    mut reads: Reads,
+    fate: Fate,
+) {
     if fate != Fate::Good {
         return; // a read that fails ends the pass
     }
@@ -186,17 +201,23 @@ fn look(world: &mut World, index: usize, key: &ObjectKey, nodes: Vec<String>, mu
     } else if let Some(name) = nodes.iter().find(|name| !reads.homes.contains_key(*name)) {
         let lease = reads.leases.get(name).cloned().unwrap_or_default();
         reads.homes.insert(name.clone(), home(world, homes.nodes.get(name), lease, true));
+    } else if revisions && reads.revisions.is_none() {
+        let view = if lies.records_from_cache { &cache } else { &live };
+        reads.revisions = Some(view.records_of(key));
     }
-    let complete = reads.vm.is_some() && nodes.iter().all(|name| reads.homes.contains_key(name));
+    let complete = reads.vm.is_some()
+        && nodes.iter().all(|name| reads.homes.contains_key(name))
+        && (!revisions || reads.revisions.is_some());
     if !complete {
         if let Some(controller) = world.controllers.get_mut(index) {
-            controller.tasks.insert(key.clone(), Task::Looking { nodes, reads });
+            controller.tasks.insert(key.clone(), Task::Looking { nodes, revisions, reads });
         }
         return;
     }
     let view = cache;
     let (ovm, vm) = (reads.ovm.and_then(|ovm| ovm.0), reads.vm.and_then(|vm| vm.0));
-    let observed = observed(world, index, key, &view, ovm, vm, ReadOrder::UNCACHED, &reads.homes);
+    let mut observed = observed(world, index, key, &view, ovm, vm, ReadOrder::UNCACHED, &reads.homes);
+    observed.revisions = reads.revisions;
     go_on(world, index, key, observed);
 }
 
@@ -209,7 +230,13 @@ fn act(world: &mut World, index: usize, key: &ObjectKey, mut observed: Observed,
     let operation = match step {
         Step::CreateVm(_) => Some(Operation::Create),
         Step::DeleteVm(_) | Step::EvictVm { .. } => Some(Operation::Delete),
-        Step::EditVm(..) | Step::EditOvm(..) | Step::WriteVmStatus { .. } | Step::WriteOvmStatus { .. } => None,
+        Step::EditVm(..)
+        | Step::EditOvm(..)
+        | Step::WriteVmStatus { .. }
+        | Step::WriteOvmStatus { .. }
+        | Step::CreateRevision(_)
+        | Step::EditRevision { .. }
+        | Step::DeleteRevision { .. } => None,
     };
     world.ledger.writing(&world.api.state, key, step, fate);
     if world.controllers.iter().enumerate().any(|(other, one)| other != index && one.is_busy(key)) {
@@ -236,6 +263,12 @@ fn act(world: &mut World, index: usize, key: &ObjectKey, mut observed: Observed,
             observed.vm_written(vm);
         }
         Ok(Written::Ovm(ovm)) => observed.ovm_written(ovm),
+        Ok(Written::Revision(revision)) => {
+            if let Some(revision) = AbiRevision::from_object(&key.name, &revision) {
+                observed.revision_written(revision);
+            }
+        }
+        Ok(Written::RevisionDeleted(name)) => observed.revision_deleted(&name),
         Err(CallError::Refused(_)) => return, // somebody was faster: look again when the watch has it
         Err(CallError::NoAnswer) => {
             if let Some(operation) = operation {
@@ -256,10 +289,14 @@ fn act(world: &mut World, index: usize, key: &ObjectKey, mut observed: Observed,
 enum Written {
     Vm(Option<Arc<VirtualMachine>>),
     Ovm(Option<Arc<OfflineVirtualMachine>>),
+    Revision(Arc<ControllerRevision>),
+    RevisionDeleted(String),
 }
 
 fn write(world: &mut World, key: &ObjectKey, step: &Step, fate: Fate) -> Result<Written, CallError> {
+    let any_number = world.lies.records_get_any_number;
     world.call(fate, |api| {
+        let named = |name: &str| ObjectKey { namespace: key.namespace.clone(), name: name.to_owned() };
         let vm = |answer: Arc<VirtualMachine>| Written::Vm(Some(answer));
         match step {
             Step::CreateVm(object) => api.create(key, (**object).clone()).map(vm),
@@ -286,6 +323,28 @@ fn write(world: &mut World, key: &ObjectKey, step: &Step, fate: Fate) -> Result<
                     object.status = Some((**status).clone());
                 })
                 .map(|answer| Written::Ovm(Some(answer))),
+            Step::CreateRevision(revision) => {
+                let mut revision = (**revision).clone();
+                if any_number {
+                    let last = api.state.records_of(key).last().map_or(0, |one| one.revision);
+                    revision.revision = revision.revision.max(last + 1);
+                }
+                let name = record_name(&key.name, revision.revision);
+                api.create(&named(&name), revision).map(Written::Revision)
+            }
+            Step::EditRevision { name, at, owners } => api
+                .update::<ControllerRevision>(&named(name), Some(&at.uid), Some(&at.resource_version), |revision| {
+                    revision.metadata.owner_references = Some(owners.clone());
+                })
+                .map(Written::Revision),
+            Step::DeleteRevision { name, at } => api
+                .delete::<ControllerRevision>(
+                    &named(name),
+                    Some(&at.uid),
+                    Some(&at.resource_version),
+                    Propagation::Background,
+                )
+                .map(|()| Written::RevisionDeleted(name.clone())),
         }
     })
 }

@@ -1,6 +1,6 @@
 //! What a controller sees: caches and reads as they are, unless a lie takes away the rule that asked for them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use super::super::api::{NodeObject, Snapshot};
 use super::super::world::World;
 use crate::cluster::{
     Installation, LeaseFact, NodeFacts, ObjectKey, Observed, ObservedHome, ObservedNode, ReadOrder, Requests,
-    SeenTaint, Version, bound_node,
+    SeenTaint, UuidRule, Version, bound_node,
 };
 
 /// Memory and CPU of a node: enough for every guest of the simulation.
@@ -58,6 +58,8 @@ pub(super) fn observed(
         key: key.clone(),
         ovm,
         vm,
+        revisions: None,
+        uuid_holder: None,
         order,
         homes,
         nodes: view
@@ -74,6 +76,7 @@ pub(super) fn observed(
             cluster_uid: Uuid::from_u128(1),
             network: "none".to_owned(),
             nic_model: "e1000".to_owned(),
+            uuid_rule: UuidRule::Cluster,
         }),
         failure: controller.and_then(|controller| controller.failures.get(key)).cloned(),
     }
@@ -166,5 +169,6 @@ fn facts(world: &World, name: &str, node: &NodeObject) -> NodeFacts {
         closed: node.cordoned || node.out_of_service,
         allocatable: PLENTY,
         reserved_kib: 0,
+        machine_types: BTreeSet::new(),
     }
 }

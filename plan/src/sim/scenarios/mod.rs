@@ -1,13 +1,13 @@
 //! The scenarios of `docs/protocol.md`, one test a row of its table, scripted through the real planners.
 //!
 //! Each script is played twice: as things are, and nothing may go wrong; and under [`Lies`] that take away the rule of the row's second column, and
-//! then it must go wrong as the third column says. Where another rule catches the same, both are taken away, and the test says so. The three rows
-//! about the ABI record (S3, R1, R3) come with the record.
+//! then it must go wrong as the third column says. Where another rule catches the same, both are taken away, and the test says so.
 
 mod deletion;
 mod ends;
 mod fences;
 mod placement;
+mod records;
 mod stage;
 mod starts;
 mod taints;

@@ -66,6 +66,7 @@ fn late_start(stage: &mut Stage) {
     stage.agent_before("n1", "a", |step| matches!(step, Step::Start { .. }));
     stage.step_agent("n1", "a", AgentFate { start: StartFate::Hangs, ..AgentFate::default() });
     stage.delete_vm("a");
+    stage.controller(0, "a"); // R3: what was published is recorded first
     stage.lie();
     stage.act(&[], &["n1"]);
     let gone = !stage.world.api.state.vms.contains_key(&key("a"));
@@ -119,6 +120,7 @@ fn started_by_others_while_a_call_hangs(stage: &mut Stage) {
     let runs = stage.host("n1").process_of(&key("a")).map_or(0, |(pid, _)| pid);
     stage.require(runs != 0, "the guest does not run");
     stage.delete_vm("a");
+    stage.controller(0, "a"); // R3: what was published is recorded first
     stage.lie();
     stage.act(&[], &["n1"]);
     let gone = !stage.world.api.state.vms.contains_key(&key("a"));

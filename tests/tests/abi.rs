@@ -1,0 +1,239 @@
+//! I4 from the outside: what a guest sees of its machine, over edits of its template, restarts of the server, a restore from its record, a machine type
+//! that libvirt resolves otherwise by now, and one that is gone.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+use tests::boot_sector::IDLE;
+use tests::libvirtd::Signal;
+use tests::machines::offline_machine;
+use tests::programs::demo_guest_disk;
+use tests::stack::{BOOT_DEADLINE, DEADLINE, NAMESPACE, Stack};
+use tests::wait::wait_for;
+
+tests::scenarios! {
+    i4_what_stands_of_a_guest_stays_over_edits_and_restarts_of_the_server,
+    i4_a_record_that_is_restored_first_gives_the_whole_abi,
+    i4_a_machine_type_that_is_gone_is_named_until_a_reset,
+    i4_the_guest_prints_the_same_at_every_start: Console,
+}
+
+/// Starts of the guest that prints; `ABI_STARTS` says otherwise.
+const STARTS: usize = 3;
+
+/// What the demo guest runs at boot: all that it sees of its machine. A disk is named by where it sits and its size.
+const PRINT: &str = "#!/bin/sh
+{ echo ABI-BEGIN; cat /sys/class/dmi/id/product_uuid /sys/class/dmi/id/product_serial;
+for d in /sys/bus/pci/devices/*; do echo ${d##*/} $(cat $d/vendor $d/device); done; cat /sys/class/net/*/address;
+for d in /sys/block/[vs]d*; do echo $(readlink $d) $(cat $d/size); done; echo ABI-END; } > /dev/console 2>&1
+";
+
+/// Machine type, serial number and each aliased device's address, as the running domain has them.
+fn abi(stack: &Stack, name: &str) -> Result<BTreeMap<String, String>> {
+    let domain = format!("{NAMESPACE}_{name}");
+    let xml = stack.libvirtd.virsh(&["dumpxml", "--inactive", &domain])?;
+    let mut seen = BTreeMap::new();
+    let mut alias = String::new();
+    for line in xml.lines().map(str::trim) {
+        let value =
+            |attribute: &str| line.split(&format!("{attribute}='")).nth(1)?.split('\'').next().map(str::to_owned);
+        if let Some(name) = value("alias name") {
+            alias = name;
+        } else if line.starts_with("<address ") && !alias.is_empty() {
+            seen.insert(std::mem::take(&mut alias), line.to_owned());
+        } else if line.starts_with("<type arch=") {
+            seen.insert("machine".to_owned(), value("machine").unwrap_or_default());
+        } else if line.starts_with("<entry name='serial'>") || line.starts_with("<uuid>") || line.starts_with("<mac ") {
+            seen.insert(line.split(['<', ' ', '>']).nth(1).unwrap_or_default().to_owned(), line.to_owned());
+        } else if line.starts_with("<controller") || line.starts_with("</") {
+            alias.clear();
+        }
+    }
+    Ok(seen)
+}
+
+/// Gives the OfflineVirtualMachine these disks after its root disk, all virtio, and starts it anew.
+fn restart_with(stack: &Stack, name: &str, disks: &[&str]) -> Result<BTreeMap<String, String>> {
+    let mut all = vec![json!({"name": "root", "volumeName": "root", "disk": {}})];
+    let mut volumes = vec![json!({"name": "root", "registryDisk": {"image": "idle"}})];
+    for disk in disks {
+        all.push(json!({"name": disk, "volumeName": disk, "disk": {"bus": "virtio"}}));
+        volumes.push(json!({"name": disk, "emptyDisk": {"capacity": "1Mi"}}));
+    }
+    stack.client.virtctl(&["stop", name])?;
+    stack.wait_until_gone(NAMESPACE, name)?;
+    let spec = json!({"domain": {"devices": {"disks": all}}, "volumes": volumes});
+    stack.client.merge("ovm", NAMESPACE, name, &json!({"spec": {"template": {"spec": spec}}}))?;
+    stack.client.virtctl(&["start", name])?;
+    stack.wait_for_status(NAMESPACE, name, true, true)?;
+    abi(stack, name)
+}
+
+fn standing_is_the_same(before: &BTreeMap<String, String>, after: &BTreeMap<String, String>) -> Result<()> {
+    for (what, was) in before {
+        if let Some(is) = after.get(what) {
+            ensure!(is == was, "{what} was {was} and is {is}");
+        }
+    }
+    Ok(())
+}
+
+fn record(stack: &Stack, name: &str) -> Result<Value> {
+    let path = format!("/apis/apps/v1/namespaces/{NAMESPACE}/controllerrevisions");
+    let list = stack.client.get(&path)?.context("ControllerRevisions are served")?;
+    let own = list["items"].as_array().into_iter().flatten();
+    let own = own.filter(|one| one["metadata"]["labels"]["kubevirt.io/abi-of"] == name);
+    own.max_by_key(|one| one["revision"].as_i64()).cloned().context("there is no record")
+}
+
+fn i4_what_stands_of_a_guest_stays_over_edits_and_restarts_of_the_server(stack: &mut Stack) -> Result<()> {
+    stack.import_sector("idle", &IDLE)?;
+    stack.client.create(&offline_machine(NAMESPACE, "stands", "idle", true))?;
+    stack.wait_for_status(NAMESPACE, "stands", true, true)?;
+    let mut before = abi(stack, "stands")?;
+    let first = before.clone();
+    ensure!(first.contains_key("ua-disk-root") && first.contains_key("ua-balloon0"), "the domain is {first:?}");
+    let edits: [&[&str]; 5] = [&["a", "b", "c"], &["c", "a"], &["d", "c", "e", "a"], &["a"], &["f", "a", "g"]];
+    for (round, disks) in edits.iter().enumerate() {
+        if round % 2 == 1 {
+            stack.server.restart(Signal::Kill)?;
+        }
+        let after = restart_with(stack, "stands", disks)?;
+        standing_is_the_same(&before, &after).with_context(|| format!("round {round}, disks {disks:?}"))?;
+        standing_is_the_same(&first, &after).with_context(|| format!("round {round}, since the first"))?;
+        for disk in *disks {
+            ensure!(after.contains_key(&format!("ua-disk-{disk}")), "there is no disk {disk} in {after:?}");
+        }
+        before = after;
+    }
+    wait_for("an event says what changed", DEADLINE, || {
+        let events = stack.events(NAMESPACE, "OfflineVirtualMachine", "stands")?;
+        let said =
+            |(reason, message): &(String, String)| reason == "AbiChanged" && message.contains("ua-disk-b removed");
+        ensure!(events.iter().any(said), "the events are {events:?}");
+        Ok(())
+    })?;
+    let shown = stack.client.virtctl(&["abi", "show", "stands"])?;
+    ensure!(shown.contains("stands-abi-6") && shown.contains("ua-disk-g"), "virtctl abi show prints {shown}");
+    let changed = stack.client.virtctl(&["abi", "diff", "stands"])?;
+    ensure!(changed.contains("ua-disk-f added"), "virtctl abi diff prints {changed}");
+    let ovm = stack.offline_machine(NAMESPACE, "stands")?.context("it exists")?;
+    ensure!(ovm["status"]["abi"]["revision"] == 6, "status.abi is {}", ovm["status"]["abi"]);
+    Ok(())
+}
+
+/// The record says another version of the machine than libvirt makes of `q35`, as after an upgrade of QEMU.
+fn i4_a_record_that_is_restored_first_gives_the_whole_abi(stack: &mut Stack) -> Result<()> {
+    stack.import_sector("idle", &IDLE)?;
+    stack.client.create(&offline_machine(NAMESPACE, "back", "idle", true))?;
+    stack.wait_for_status(NAMESPACE, "back", true, true)?;
+    restart_with(stack, "back", &["a", "b"])?;
+    let before = restart_with(stack, "back", &["b"])?;
+    let mut saved = record(stack, "back")?;
+    stack.client.kubectl(&["delete", "ovm", "back"])?;
+    wait_for("the records are gone with their owner", DEADLINE, || {
+        ensure!(record(stack, "back").is_err(), "there is one");
+        Ok(())
+    })?;
+    for field in ["ownerReferences", "uid", "resourceVersion", "creationTimestamp"] {
+        saved["metadata"].as_object_mut().context("metadata")?.remove(field);
+    }
+    saved["data"]["machineType"] = json!("pc-q35-9.2");
+    stack.client.create(&saved)?;
+    stack.client.create(&offline_machine(NAMESPACE, "back", "idle", false))?;
+    let after = restart_with_stopped(stack, "back", &["b"])?;
+    ensure!(
+        after.get("machine").map(String::as_str) == Some("pc-q35-9.2"),
+        "the machine is {:?}",
+        after.get("machine")
+    );
+    let (mut before, mut after) = (before, after);
+    before.remove("machine");
+    after.remove("machine");
+    ensure!(before == after, "before {before:?}\nafter {after:?}");
+    let owner = record(stack, "back")?["metadata"]["ownerReferences"][0]["name"].clone();
+    ensure!(owner == "back", "the record is not taken over, its owner is {owner}");
+    Ok(())
+}
+
+fn restart_with_stopped(stack: &Stack, name: &str, disks: &[&str]) -> Result<BTreeMap<String, String>> {
+    stack.client.virtctl(&["start", name])?;
+    stack.wait_for_status(NAMESPACE, name, true, true)?;
+    restart_with(stack, name, disks)
+}
+
+fn i4_a_machine_type_that_is_gone_is_named_until_a_reset(stack: &mut Stack) -> Result<()> {
+    stack.import_sector("idle", &IDLE)?;
+    stack.client.create(&offline_machine(NAMESPACE, "gone", "idle", true))?;
+    stack.wait_for_status(NAMESPACE, "gone", true, true)?;
+    let mut saved = record(stack, "gone")?;
+    stack.client.kubectl(&["delete", "ovm", "gone"])?;
+    wait_for("the records are gone with their owner", DEADLINE, || {
+        ensure!(record(stack, "gone").is_err(), "there is one");
+        Ok(())
+    })?;
+    for field in ["ownerReferences", "uid", "resourceVersion", "creationTimestamp"] {
+        saved["metadata"].as_object_mut().context("metadata")?.remove(field);
+    }
+    saved["data"]["machineType"] = json!("pc-q35-99.0");
+    stack.client.create(&saved)?;
+    stack.client.create(&offline_machine(NAMESPACE, "gone", "idle", true))?;
+    wait_for("a condition names record and remedy", DEADLINE, || {
+        let machine = stack.machine(NAMESPACE, "gone")?.context("there is no VirtualMachine")?;
+        let conditions = machine["status"]["conditions"].to_string();
+        for part in ["MachineTypeGone", "gone-abi-1", "pc-q35-99.0", "virtctl abi reset gone"] {
+            ensure!(conditions.contains(part), "no {part} in {conditions}");
+        }
+        Ok(())
+    })?;
+    stack.client.virtctl(&["abi", "reset", "gone"])?;
+    stack.client.virtctl(&["restart", "gone"])?;
+    stack.wait_for_status(NAMESPACE, "gone", true, true)?;
+    let machine = abi(stack, "gone")?.remove("machine").unwrap_or_default();
+    ensure!(machine.starts_with("pc-q35-") && machine != "pc-q35-99.0", "the machine is {machine}");
+    Ok(())
+}
+
+fn i4_the_guest_prints_the_same_at_every_start(stack: &mut Stack) -> Result<()> {
+    let starts = std::env::var("ABI_STARTS").ok().and_then(|text| text.parse().ok()).unwrap_or(STARTS);
+    stack.import("demo", &demo_guest_disk()?)?;
+    let mut ovm = offline_machine(NAMESPACE, "prints", "demo", false);
+    let spec = &mut ovm["spec"]["template"]["spec"];
+    spec["domain"]["resources"]["requests"]["memory"] = json!("64M");
+    stack.client.create(&ovm)?;
+    // The seed comes and goes between others; the guest's own disks are always the same two, in one order or the other.
+    let with = |extra: &[&str]| {
+        let bus = json!({"bus": "virtio"});
+        let mut disks = vec![json!({"name": "root", "volumeName": "root", "disk": bus})];
+        let mut volumes = vec![json!({"name": "root", "registryDisk": {"image": "demo"}})];
+        for name in extra {
+            disks.push(json!({"name": name, "volumeName": name, "disk": bus}));
+            volumes.push(match *name {
+                "seed" => json!({"name": "seed", "cloudInitNoCloud": {"userData": PRINT}}),
+                name => json!({"name": name, "emptyDisk": {"capacity": "2Mi"}}),
+            });
+        }
+        json!({"spec": {"template": {"spec": {"domain": {"devices": {"disks": disks}}, "volumes": volumes}}}})
+    };
+    let mut printed: Vec<String> = Vec::new();
+    for start in 0..starts {
+        let order: &[&str] = if start % 2 == 0 { &["seed", "data"] } else { &["data", "seed"] };
+        stack.client.merge("ovm", NAMESPACE, "prints", &with(order))?;
+        if start % 2 == 1 {
+            stack.server.restart(Signal::Term)?;
+        }
+        stack.client.virtctl(&["start", "prints"])?;
+        let mut console = stack.console(NAMESPACE, "prints")?;
+        console.expect("ABI-BEGIN", BOOT_DEADLINE)?;
+        let text = console.expect("ABI-END", BOOT_DEADLINE)?;
+        ensure!(text.contains("0000:00:1f.2"), "the guest prints {text}");
+        if let Some(first) = printed.first() {
+            ensure!(*first == text, "at start {start} the guest prints\n{text}\nand at the first\n{first}");
+        }
+        printed.push(text);
+        stack.client.virtctl(&["stop", "prints"])?;
+        stack.wait_until_gone(NAMESPACE, "prints")?;
+    }
+    Ok(())
+}

@@ -1,0 +1,177 @@
+//! `virtctl abi`: what a guest sees of its machine, as it is on record; what changed last; and the reset, which forgets it all.
+
+use std::fmt::Write as _;
+
+use api::abi::{record_label, record_name};
+use api::names::ABI_OF_LABEL;
+use api::v1alpha1::{AbiDevice, AbiRecord};
+use k8s_openapi::api::apps::v1::ControllerRevision;
+use kube::Api;
+use kube::api::{DeleteParams, ListParams};
+
+use crate::cli::{AbiVerb, TargetArgs};
+use crate::connection::Connection;
+use crate::error::Error;
+use crate::target;
+
+/// A record, and the object that holds it.
+struct Record {
+    name: String,
+    number: i64,
+    record: AbiRecord,
+}
+
+/// Shows, compares or deletes a guest's records.
+///
+/// # Errors
+/// No records, one that cannot be read, or an API error.
+pub(crate) async fn run(connection: &Connection, verb: &AbiVerb) -> Result<(), Error> {
+    match verb {
+        AbiVerb::Show(args) => show(connection, args).await,
+        AbiVerb::Diff(args) => diff(connection, args).await,
+        AbiVerb::Reset(args) => reset(connection, args).await,
+    }
+}
+
+async fn show(connection: &Connection, args: &TargetArgs) -> Result<(), Error> {
+    let name = target::offline_virtual_machine("abi show", &args.words)?;
+    let records = read(connection, &name).await?;
+    let newest = records.last().ok_or_else(|| Error::NoRecord(name.clone()))?;
+    print!("{}", describe(newest));
+    Ok(())
+}
+
+async fn diff(connection: &Connection, args: &TargetArgs) -> Result<(), Error> {
+    let name = target::offline_virtual_machine("abi diff", &args.words)?;
+    let records = read(connection, &name).await?;
+    match records.as_slice() {
+        [] => Err(Error::NoRecord(name)),
+        [only] => {
+            println!("{} is the only record: nothing has changed since", only.name);
+            Ok(())
+        }
+        [.., before, newest] => {
+            println!("{} -> {}", before.name, newest.name);
+            for line in before.record.changes(&newest.record) {
+                println!("  {line}");
+            }
+            Ok(())
+        }
+    }
+}
+
+/// Deletes every record. A running guest keeps what it has until it is started again.
+async fn reset(connection: &Connection, args: &TargetArgs) -> Result<(), Error> {
+    let name = target::offline_virtual_machine("abi reset", &args.words)?;
+    let api = revisions(connection);
+    for object in list(connection, &name).await? {
+        let record = object.metadata.name.unwrap_or_default();
+        match api.delete(&record, &DeleteParams::default()).await {
+            Ok(_) => {}
+            Err(kube::Error::Api(status)) if status.code == 404 => {}
+            Err(error) => return Err(Error::Records(connection.explain(&error))),
+        }
+    }
+    Ok(())
+}
+
+fn revisions(connection: &Connection) -> Api<ControllerRevision> {
+    Api::namespaced(connection.client.clone(), &connection.namespace)
+}
+
+/// The objects that hold the records of an OfflineVirtualMachine, by number.
+async fn list(connection: &Connection, ovm: &str) -> Result<Vec<ControllerRevision>, Error> {
+    let labelled = ListParams::default().labels(&format!("{ABI_OF_LABEL}={}", record_label(ovm)));
+    let listed = revisions(connection).list(&labelled).await;
+    let mut objects = listed.map_err(|error| Error::Records(connection.explain(&error)))?.items;
+    objects.retain(|object| object.metadata.name.as_deref() == Some(&record_name(ovm, object.revision)));
+    objects.sort_by_key(|object| object.revision);
+    Ok(objects)
+}
+
+async fn read(connection: &Connection, ovm: &str) -> Result<Vec<Record>, Error> {
+    let objects = list(connection, ovm).await?;
+    let read = |object: ControllerRevision| {
+        let name = object.metadata.name.unwrap_or_default();
+        let data = object.data.map(|data| data.0).unwrap_or_default();
+        let record = AbiRecord::read(&data).map_err(|source| Error::Record { name: name.clone(), source })?;
+        Ok(Record { name, number: object.revision, record })
+    };
+    objects.into_iter().map(read).collect()
+}
+
+/// The record for people.
+fn describe(one: &Record) -> String {
+    let Record { name, number, record } = one;
+    let none = "none".to_owned();
+    let mut text = String::new();
+    let facts = [
+        ("Record", &format!("{name} (number {number})")),
+        ("Firmware UUID", &record.firmware_uuid),
+        ("Serial number", record.serial.as_ref().unwrap_or(&none)),
+        ("Machine type", &record.machine_type),
+        ("CPU model", record.cpu_model.as_ref().unwrap_or(&none)),
+    ];
+    for (what, value) in facts {
+        let _ = writeln!(text, "{:<15}{value}", format!("{what}:")); // writing to a String cannot fail
+    }
+    let width = record.devices.iter().map(|device| device.alias.len()).max().unwrap_or(0).max("DEVICE".len()) + 2;
+    let _ = writeln!(text, "\n{:<width$}{:<20}DETAILS", "DEVICE", "ADDRESS");
+    for device in &record.devices {
+        let address = device.address.as_deref().unwrap_or("-");
+        let line = format!("{:<width$}{address:<20}{}", device.alias, details(device));
+        let _ = writeln!(text, "{}", line.trim_end());
+    }
+    text
+}
+
+fn details(device: &AbiDevice) -> String {
+    let port = device.port.map(|port| format!("port {port}"));
+    let bus = device.bus.as_ref().zip(device.target.as_ref()).map(|(bus, target)| format!("{target} on {bus}"));
+    [bus, device.model.clone(), device.mac.clone(), port].into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_is_described_a_line_a_device() {
+        let device = |alias: &str, address: Option<&str>| AbiDevice {
+            alias: alias.to_owned(),
+            address: address.map(str::to_owned),
+            ..AbiDevice::default()
+        };
+        let disk = AbiDevice {
+            bus: Some("virtio".to_owned()),
+            target: Some("vda".to_owned()),
+            ..device("ua-disk-root", Some("pci:0000:03:00.0"))
+        };
+        let card = AbiDevice {
+            model: Some("e1000".to_owned()),
+            mac: Some("02:00:00:00:00:01".to_owned()),
+            ..device("ua-net0", Some("pci:0000:08:01.0"))
+        };
+        let record = AbiRecord {
+            version: 1,
+            firmware_uuid: "5d307ca9-b3ef-428c-8861-06e72d69f223".to_owned(),
+            serial: None,
+            machine_type: "pc-q35-10.0".to_owned(),
+            cpu_model: Some("qemu64".to_owned()),
+            devices: vec![disk, card, device("ua-serial0", None)],
+        };
+        let expected = "\
+Record:        vm-abi-2 (number 2)
+Firmware UUID: 5d307ca9-b3ef-428c-8861-06e72d69f223
+Serial number: none
+Machine type:  pc-q35-10.0
+CPU model:     qemu64
+
+DEVICE        ADDRESS             DETAILS
+ua-disk-root  pci:0000:03:00.0    vda on virtio
+ua-net0       pci:0000:08:01.0    e1000, 02:00:00:00:00:01
+ua-serial0    -
+";
+        assert_eq!(describe(&Record { name: "vm-abi-2".to_owned(), number: 2, record }), expected);
+    }
+}
