@@ -376,5 +376,8 @@ fn t1_a_lost_node_s_guests_and_ended_ones_stay() {
         "a controller that knows nothing yet"
     );
     let stale = ObservedHome { read_after_vm: false, ..tainted_home() };
-    assert_eq!(plan(now(), &tainted(None, stale)).next, Next::Look(Look { nodes: ["a".to_owned()].into() }));
+    assert_eq!(
+        plan(now(), &tainted(None, stale)).next,
+        Next::Look(Look { nodes: ["a".to_owned()].into(), revisions: false })
+    );
 }
