@@ -1,5 +1,6 @@
 //! The agent of one node. `image` works on the node's image store.
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use agent::image_command::ImageArgs;
@@ -46,7 +47,11 @@ fn main() -> ExitCode {
 #[tokio::main(worker_threads = 2)]
 async fn run(arguments: RunArgs) -> anyhow::Result<()> {
     let filter = EnvFilter::try_from_env("OVM_LOG").unwrap_or_else(|_| EnvFilter::new(LOG_FILTER));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .init();
     let cancel = CancellationToken::new();
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let ended = cancel.clone();

@@ -1,6 +1,7 @@
 //! `ovm-controller`: the controller for a cluster.
 
 use api::chain;
+use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -70,7 +71,11 @@ fn main() {
 #[tokio::main]
 async fn serve(flags: Flags) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&flags.log).with_context(|| format!("read --log {}", flags.log))?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .init();
     let config = load_config(flags.kubeconfig).await?;
     tracing::info!(server = %config.cluster_url, version = env!("CARGO_PKG_VERSION"), "ovm-controller");
     let api_calls = ApiCalls::default();
