@@ -134,7 +134,7 @@ impl Draft<'_> {
         let (abi, record) = unrecorded(ovm, vm)?;
         if self.observed.revisions.is_none() || !self.observed.order.is_uncached() {
             self.report.note("R1: the guest's ABI is not on record: look for the records");
-            return Some(self.look_for_records());
+            return Some(look_for_records());
         }
         let (bound, hash) = (abi.revision.unwrap_or(0), abi.hash.as_ref());
         if self.recorded_as(ovm, &abi).is_some() {
@@ -153,10 +153,6 @@ impl Draft<'_> {
         let made = make_revision(ovm, bound + 1, &record);
         let why = format!("R1: what libvirt settled ({}) is record {}", hash.map_or("", String::as_str), bound + 1);
         Some(self.act(&why, Step::CreateRevision(Box::new(made)), &[Need::Revisions]))
-    }
-
-    fn look_for_records(&self) -> Next {
-        Next::Look(super::Look { nodes: std::collections::BTreeSet::new(), revisions: true })
     }
 
     /// The record of what a VM's status says, if there is one: the one that it was bound with, or the next.
@@ -194,6 +190,10 @@ impl Draft<'_> {
             .filter(|ovm| Some(uid_of(&ovm.metadata)) == owner && !is_deleting(&ovm.metadata));
         ovm.is_none_or(|ovm| unrecorded(ovm, vm).is_none())
     }
+}
+
+fn look_for_records() -> Next {
+    Next::Look(super::Look { nodes: std::collections::BTreeSet::new(), revisions: true })
 }
 
 /// What the agent published and the OVM does not name, once it is due.

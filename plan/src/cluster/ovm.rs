@@ -58,13 +58,8 @@ impl Draft<'_> {
     /// The VM is controlled by this OVM.
     fn plan_ours(&mut self, ovm: &OfflineVirtualMachine, vm: &VirtualMachine) -> Option<Next> {
         if let (Some(node), false) = (bound_node(vm), places(ovm, vm)) {
-            return self.write_placement(
-                ovm,
-                vm,
-                node,
-                None,
-                "S2: a VM that was adopted bound gets its placement at once",
-            );
+            let why = "S2: a VM that was adopted bound gets its placement at once";
+            return Some(self.write_placement(ovm, vm, node, None, why));
         }
         if let Some(next) = self.plan_record(ovm, vm) {
             return Some(next);
@@ -139,7 +134,8 @@ impl Draft<'_> {
         let pinned = placement.filter(|placement| !placement.released).map(|placement| placement.node_name.as_str());
         match self.choose_node(vm, Some(ovm), pinned) {
             Ok((node, claim)) => {
-                self.write_placement(ovm, vm, &node, Some(claim), &format!("S2: the VM is placed on node {node}"))
+                let why = format!("S2: the VM is placed on node {node}");
+                Some(self.write_placement(ovm, vm, &node, Some(claim), &why))
             }
             Err(misfit) => self.plan_unschedulable(vm, &misfit),
         }
@@ -166,12 +162,12 @@ impl Draft<'_> {
         node: &str,
         claim: Option<Claim>,
         why: &str,
-    ) -> Option<Next> {
+    ) -> Next {
         let mut status = self.ovm_status(ovm, Some(vm));
         status.placement =
             Some(Placement { vm_uid: uid_of(&vm.metadata).to_owned(), node_name: node.to_owned(), released: false });
         let step = Step::WriteOvmStatus { at: version_of(&ovm.metadata), status: Box::new(status), claim };
-        Some(self.act(why, step, &[Need::VmAfterOvm, Need::Revisions]))
+        self.act(why, step, &[Need::VmAfterOvm, Need::Revisions])
     }
 
     /// Whether the last create or delete failed too short a time ago. A changed OVM is tried at once.

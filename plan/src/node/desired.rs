@@ -127,6 +127,7 @@ pub enum NodeView {
 
 /// The OfflineVirtualMachine of the guest's name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "there is one for each look at a guest, and mostly it is the large one")]
 pub enum OvmView {
     /// Not asked, or no answer.
     #[default]

@@ -131,11 +131,12 @@ pub(super) fn of_write(observed: &Observed, step: &Step) -> Vec<Milestone> {
             vec![Milestone::OvmLetGo]
         }
         // That a VM loses our reference (D2) takes an adoption within an orphan delete: there is a scenario of it.
-        Step::EditVm(_, MetadataEdit::OwnerReferences(_)) | Step::EditOvm(..) => Vec::new(),
+        Step::EditVm(_, MetadataEdit::OwnerReferences(_)) | Step::EditOvm(..) | Step::DeleteRevision { .. } => {
+            Vec::new()
+        }
         Step::CreateRevision(made) if made.revision == 1 => vec![Milestone::AbiRecorded],
         Step::CreateRevision(_) => vec![Milestone::AbiChanged],
         Step::EditRevision { .. } => vec![Milestone::AbiRecordTakenOver],
-        Step::DeleteRevision { .. } => Vec::new(),
         Step::WriteVmStatus { status, .. } => of_vm_status(observed, has_node, status),
         Step::WriteOvmStatus { status, .. } => of_ovm_status(&old_ovm, status),
     }

@@ -18,7 +18,7 @@ use crate::target;
 struct Record {
     name: String,
     number: i64,
-    record: AbiRecord,
+    content: AbiRecord,
 }
 
 /// Shows, compares or deletes a guest's records.
@@ -52,7 +52,7 @@ async fn diff(connection: &Connection, args: &TargetArgs) -> Result<(), Error> {
         }
         [.., before, newest] => {
             println!("{} -> {}", before.name, newest.name);
-            for line in before.record.changes(&newest.record) {
+            for line in before.content.changes(&newest.content) {
                 println!("  {line}");
             }
             Ok(())
@@ -94,15 +94,15 @@ async fn read(connection: &Connection, ovm: &str) -> Result<Vec<Record>, Error> 
     let read = |object: ControllerRevision| {
         let name = object.metadata.name.unwrap_or_default();
         let data = object.data.map(|data| data.0).unwrap_or_default();
-        let record = AbiRecord::read(&data).map_err(|source| Error::Record { name: name.clone(), source })?;
-        Ok(Record { name, number: object.revision, record })
+        let content = AbiRecord::read(&data).map_err(|source| Error::Record { name: name.clone(), source })?;
+        Ok(Record { name, number: object.revision, content })
     };
     objects.into_iter().map(read).collect()
 }
 
 /// The record for people.
 fn describe(one: &Record) -> String {
-    let Record { name, number, record } = one;
+    let Record { name, number, content: record } = one;
     let none = "none".to_owned();
     let mut text = String::new();
     let facts = [
@@ -172,6 +172,6 @@ ua-disk-root  pci:0000:03:00.0    vda on virtio
 ua-net0       pci:0000:08:01.0    e1000, 02:00:00:00:00:01
 ua-serial0    -
 ";
-        assert_eq!(describe(&Record { name: "vm-abi-2".to_owned(), number: 2, record }), expected);
+        assert_eq!(describe(&Record { name: "vm-abi-2".to_owned(), number: 2, content: record }), expected);
     }
 }

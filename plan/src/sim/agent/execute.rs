@@ -211,10 +211,8 @@ fn start(world: &mut World, node: &str, key: &ObjectKey, uid: &str, fate: AgentF
 fn call_libvirt(world: &mut World, node: &str, key: &ObjectKey, step: &Step, fate: AgentFate) -> Outcome {
     let wall = world.wall_on(node);
     let grace = observe::cached(world, node, key).map(|vm: VmFacts| vm.grace).unwrap_or_default();
-    let settled = match step {
-        Step::Define { uid, expect } => settle_definition(world, node, key, uid, expect),
-        _ => None,
-    };
+    let settled =
+        if let Step::Define { uid, expect } = step { settle_definition(world, node, key, uid, expect) } else { None };
     let Some((host, agent)) = world.hosts.get_mut(node).zip(world.agents.get_mut(node)) else { return Outcome::Failed };
     if !host.libvirt_up {
         return Outcome::Failed;

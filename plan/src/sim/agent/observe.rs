@@ -141,7 +141,7 @@ pub(super) fn observe(
         proc,
         journal,
         disks: DisksState { ready_for: memory.ready_for.clone(), present },
-        wanted_abi: host.libvirt_up.then(|| Ok(wanted)),
+        wanted_abi: host.libvirt_up.then_some(Ok(wanted)),
         trouble: memory.trouble.as_ref().map(|(_, trouble)| trouble.clone()),
         last_signal: memory.last_signal,
         panic_seen: false,
