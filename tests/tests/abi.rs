@@ -89,7 +89,11 @@ fn record(stack: &Stack, name: &str) -> Result<Value> {
     let list = stack.client.get(&path)?.context("ControllerRevisions are served")?;
     let own = list["items"].as_array().into_iter().flatten();
     let own = own.filter(|one| one["metadata"]["labels"]["kubevirt.io/abi-of"] == name);
-    own.max_by_key(|one| one["revision"].as_i64()).cloned().context("there is no record")
+    let mut newest = own.max_by_key(|one| one["revision"].as_i64()).cloned().context("there is no record")?;
+    // What every item of a list is, is said once, by the list.
+    newest["apiVersion"] = json!("apps/v1");
+    newest["kind"] = json!("ControllerRevision");
+    Ok(newest)
 }
 
 fn i4_what_stands_of_a_guest_stays_over_edits_and_restarts_of_the_server(stack: &mut Stack) -> Result<()> {
