@@ -155,10 +155,12 @@ fn start_steps(guest: &Guest<'_>, fresh: &VmFacts, abi: &AbiStatus) -> Vec<Step>
     if is_new || guest.observed.wanted_abi.as_ref().is_some_and(|wanted| wanted.as_ref() == Ok(abi)) {
         steps.push(Step::Define { uid: uid(), expect: abi.clone() });
     }
-    if is_new {
+    let publish = status::write_if_needed(fresh, status::with_abi(fresh, abi));
+    // A definition that settles another ABI than was expected ends its pass: the next one publishes it, and tells of the definition then.
+    if is_new || publish.is_some() {
         steps.push(Step::Record(GuestEvent::normal(&fresh.uid, "Created", "VM defined.")));
     }
-    steps.extend(status::write_if_needed(fresh, status::with_abi(fresh, abi)));
+    steps.extend(publish);
     steps.push(Step::JournalStart { uid: uid(), running: false });
     steps.push(Step::Start { uid: uid() });
     steps

@@ -58,6 +58,7 @@ fn what_libvirt_settled_is_published_not_what_was_asked_for() {
     let plan = world.plan();
     assert_eq!(names(&plan), ["WriteStatus", "JournalStart", "Start"], "and it is not defined over");
     assert_eq!(written(&plan).unwrap().abi.unwrap().machine_type.as_deref(), Some("pc-q35-9.2"));
+    assert_eq!(events(&plan), [("Created", "VM defined.".to_owned())], "the pass that defined it ended there");
 }
 
 #[test]
