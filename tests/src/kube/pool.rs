@@ -160,7 +160,8 @@ impl SharedApi {
         }
         for namespace in namespaces(client)?.iter().filter(|name| !self.namespaces.contains(name)) {
             if namespace != SYSTEM_NAMESPACE {
-                client.kubectl(&["delete", "namespace", namespace])?;
+                // Not waited for: with our controller gone its aggregated API does not answer, and until it does no namespace ends.
+                client.kubectl(&["delete", "namespace", namespace, "--wait=false"])?;
             }
         }
         client.kubectl(&["delete", "events,secrets,controllerrevisions", "--all", "-n", "default"])?;
