@@ -63,13 +63,6 @@ impl<'a> Draft<'a> {
         Next::Look(Look { nodes: nodes.collect(), revisions: needs.contains(&Need::Revisions) })
     }
 
-    /// The creation of a VM: the one write that may be planned from caches. The API server itself refuses it while the old object exists (E5), and its answer
-    /// is newer than the OVM, however old that is: the writes that follow carry that OVM's resourceVersion (S2), and fail if it has changed.
-    pub(super) fn create(&mut self, why: &str, vm: VirtualMachine) -> Next {
-        self.report.note(why);
-        Next::Act(Step::CreateVm(Box::new(vm)))
-    }
-
     /// Asks for another look in at most `after`.
     pub(super) fn requeue(&mut self, after: Duration) {
         self.requeue = Some(self.requeue.map_or(after, |earlier| earlier.min(after)));

@@ -52,7 +52,7 @@ impl Draft<'_> {
         if self.is_backing_off(Operation::Create, ovm.metadata.generation) {
             return None;
         }
-        Some(self.create("running is true and there is no VM", make_vm(ovm)))
+        Some(self.act("running is true and there is no VM", Step::CreateVm(Box::new(make_vm(ovm))), &[]))
     }
 
     /// The VM is controlled by this OVM.
