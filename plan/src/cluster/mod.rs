@@ -6,7 +6,7 @@
 //!                          -> Look: read VM, OVM, VM again, then Lease and Node, uncached -> plan
 //!                          -> Act:  one write with preconditions, its answer folded in    -> plan
 //! ```
-//! No write but the creation of a VM is planned from caches. That one order of reads is enough for S2, D1, D3, D4 and F2 of the protocol (`docs/PROTOCOL.md`), whose
+//! No write is planned from caches. That one order of reads is enough for S2, D1, D3, D4 and F2 of the protocol (`docs/protocol.md`), whose
 //! rules the code names where it follows them.
 
 mod abi;

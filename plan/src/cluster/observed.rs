@@ -47,7 +47,7 @@ pub struct ObjectKey {
     pub name: String,
 }
 
-/// What the reads of one observation say about each other. Both false: from caches, of any age, and nothing may be written from that but a new VM.
+/// What the reads of one observation say about each other. Both false: from caches, of any age, and nothing may be written from that.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ReadOrder {
     /// The OVM was read uncached after the VM (D1, D4).

@@ -52,7 +52,8 @@ impl Draft<'_> {
         if self.is_backing_off(Operation::Create, ovm.metadata.generation) {
             return None;
         }
-        Some(self.act("running is true and there is no VM", Step::CreateVm(Box::new(make_vm(ovm))), &[]))
+        // The records are for the placement that follows: they are listed after the OVM that it will be written to (S3).
+        Some(self.act("running is true and there is no VM", Step::CreateVm(Box::new(make_vm(ovm))), &[Need::Revisions]))
     }
 
     /// The VM is controlled by this OVM.

@@ -97,8 +97,9 @@ fn at_most_one(world: &mut World) {
     }
 }
 
-/// I4: of a guest that an OVM has, every disk that was there at the last start is where it was then.
+/// I4: of a guest that an OVM has, every disk that was there at the last start is where it was then, unless the user has taken it off in between.
 fn abi_stays(world: &mut World) {
+    forget_disks_taken_off(world);
     let new: Vec<_> = world.hosts.values().flat_map(|host| host.processes.values()).collect();
     let new = new.into_iter().filter(|process| !world.ledger.runs.contains_key(&process.vm_uid));
     let mut found = None;
@@ -121,6 +122,19 @@ fn abi_stays(world: &mut World) {
     }
     if let Some(violation) = found {
         world.ledger.violated(violation);
+    }
+}
+
+/// A guest without the disk was defined and published, though perhaps it never ran: the disk's place is free from then on. What a VM was bound with still has it.
+fn forget_disks_taken_off(world: &mut World) {
+    let World { api, ledger, .. } = world;
+    for (key, places) in &mut ledger.places {
+        let Some(vm) = api.state.vms.get(key) else { continue };
+        let Some(abi) = vm.status.as_ref().and_then(|status| status.abi.as_ref()) else { continue };
+        let wanted = |alias: &str| {
+            vm.spec.domain.devices.disks.iter().flatten().any(|disk| alias == format!("ua-disk-{}", disk.name))
+        };
+        places.retain(|alias, _| wanted(alias) || abi.devices.iter().any(|device| device.alias == *alias));
     }
 }
 
