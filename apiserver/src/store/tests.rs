@@ -1,3 +1,5 @@
+//! The store alone: versions that count on, jobs that are whole or nothing, the log of changes, what expires.
+
 use serde_json::json;
 use tempfile::TempDir;
 

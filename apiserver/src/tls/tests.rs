@@ -1,3 +1,5 @@
+//! Keys and certificates: kept from start to start, made anew where address or authority have changed, private.
+
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;

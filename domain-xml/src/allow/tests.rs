@@ -1,3 +1,5 @@
+//! What the allow-list lets through, and what it does not.
+
 use super::*;
 use crate::tests::{Guest, allowed_paths};
 

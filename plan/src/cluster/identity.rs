@@ -57,7 +57,7 @@ pub(super) fn firmware_uuid(
 mod tests {
     use super::*;
 
-    /// What KubeVirt's Go code (`uuid.NewSHA1(uuid.Parse("6a1a24a1-..."), []byte(name))`) gives.
+    /// Computed with another program by KubeVirt's rule, `uuid.NewSHA1(uuid.Parse("6a1a24a1-..."), []byte(name))`; KubeVirt publishes the constant and no vectors.
     #[test]
     fn kubevirts_rule_gives_kubevirts_uuids() {
         for (name, uuid) in [

@@ -164,7 +164,7 @@ impl Keeper {
                 self.tell(&webhook, &Patch::Strategic(patch)).await?;
             }
         }
-        if let Some(service) = published.api_service {
+        if let Some(service) = published.api_service.filter(is_served_by_us) {
             let told = service.spec.as_ref().and_then(|spec| spec.ca_bundle.as_ref());
             if told.is_none_or(|told| told.0 != bundle.as_bytes()) {
                 let patch = json!({"metadata": version_of(&service), "spec": {"caBundle": encoded}});
@@ -241,6 +241,14 @@ where
     })
 }
 
+/// Whether the API server asks us for that version. On a cluster that has a KubeVirt of old it asks KubeVirt's own service, whose trust is not ours to write.
+fn is_served_by_us(service: &APIService) -> bool {
+    let asked = service.spec.as_ref().and_then(|spec| spec.service.as_ref());
+    asked.is_some_and(|asked| {
+        asked.namespace.as_deref() == Some(SYSTEM_NAMESPACE) && asked.name.as_deref() == Some(CONTROLLER_NAME)
+    })
+}
+
 fn api_service_name() -> String {
     format!("{VERSION}.{SUBRESOURCE_GROUP}")
 }
@@ -258,5 +266,23 @@ fn failed(operation: &'static str) -> impl Fn(kube::Error) -> KeepError {
     move |error| {
         let code = if let kube::Error::Api(status) = &error { status.code } else { 0 };
         KeepError::Api { operation, message: api_message(&error), code }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_asks_us_is_told_whom_to_trust() {
+        let asking = |namespace: &str, name: &str| -> APIService {
+            let service = json!({"namespace": namespace, "name": name});
+            let spec = json!({"groupPriorityMinimum": 1, "versionPriority": 1, "service": service});
+            serde_json::from_value(json!({"metadata": {"name": api_service_name()}, "spec": spec})).unwrap()
+        };
+        assert!(is_served_by_us(&asking("kubevirt-system", "ovm-controller")));
+        assert!(!is_served_by_us(&asking("kubevirt", "virt-api")));
+        assert!(!is_served_by_us(&asking("kubevirt", "ovm-controller")));
+        assert!(!is_served_by_us(&APIService::default()), "served by the API server itself");
     }
 }

@@ -1,3 +1,5 @@
+//! Disks, as libvirt is to see them.
+
 use serde_json::json;
 
 use super::*;
