@@ -57,7 +57,7 @@ fn console_and_display_go_through_the_api_server_to_whom_it_allows() -> Result<(
     }
     scenario(NAME, |world| {
         let address = world.start_controller()?;
-        let _libvirtd = start_node(world)?;
+        let libvirtd = start_node(world)?;
         world.admin().create(&offline_machine("default", "talks", "serial", true))?;
         wait_until_running(world, "talks")?;
         let (editor, viewer) = (user(world, "editor")?, user(world, "viewer")?);
@@ -80,20 +80,43 @@ fn console_and_display_go_through_the_api_server_to_whom_it_allows() -> Result<(
         ensure_strangers_are_refused(world, &format!("https://{address}"))?;
 
         // The agent's door opens for the controller's certificate alone.
-        let lease =
-            world.admin().get(&format!("/apis/coordination.k8s.io/v1/namespaces/kubevirt-system/leases/{NODE}"))?;
-        let lease = lease.context("there is no Lease")?;
-        let agent = lease["metadata"]["annotations"]["kubevirt.io/agent-address"].as_str().context("no address")?;
+        let agent = address_of_agent(world)?;
         let url = format!("https://{agent}/guests/default/talks/uid/console");
         let stranger = stranger(world.control_plane.directory(), "ovm-controller")?;
         for shown in [None, Some(&stranger), Some(&front_proxy(world))] {
             let (code, body) = call(&url, shown, &[])?;
             ensure!(code == 0 && body.is_empty(), "an agent answered {code}: {body}");
         }
-        let (code, body) = call(&url, Some(&controllers_own(world)?), &[])?;
+        let old = controllers_own(world)?;
+        let (code, body) = call(&url, Some(&old), &[])?;
         ensure!(code == 400, "the controller's own certificate: {code}: {body}");
+
+        // Another authority: the agent learns of it, and lets nobody in by the old one.
+        world.admin().kubectl(&["delete", "secret", "ovm-controller-tls", "-n", "kubevirt-system"])?;
+        wait_for("the agent refuses certificates of the former authority", DEADLINE, || {
+            let (code, body) = call(&url, Some(&old), &[])?;
+            ensure!(code == 0, "it answered {code}: {body}");
+            Ok(())
+        })?;
+        wait_for("the console is back", DEADLINE, || talk(&editor))?;
+
+        // Another agent, with another certificate at another port.
+        world.kill("agent");
+        world.start_agent_again(&libvirtd)?;
+        wait_for("the console is back", DEADLINE, || {
+            ensure!(address_of_agent(world)? != agent, "the Lease names the former agent");
+            talk(&editor)
+        })?;
         world.admin().virtctl(&["stop", "talks"]).map(drop)
     })
+}
+
+/// Where our Lease says that the agent is.
+fn address_of_agent(world: &World) -> Result<String> {
+    let lease = world.admin().get(&format!("/apis/coordination.k8s.io/v1/namespaces/kubevirt-system/leases/{NODE}"))?;
+    let lease = lease.context("there is no Lease")?;
+    let address = lease["metadata"]["annotations"]["kubevirt.io/agent-address"].as_str();
+    address.map(str::to_owned).context("the Lease names no agent")
 }
 
 fn ensure_discovered(world: &World) -> Result<()> {

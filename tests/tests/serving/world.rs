@@ -124,7 +124,13 @@ impl World {
 
     /// Starts an agent on a libvirtd, with the token that a pod on [`NODE`] has.
     pub(crate) fn start_agent(&mut self, libvirtd: &PrivateLibvirtd) -> Result<()> {
-        let kubeconfig = self.agent_kubeconfig(NODE)?;
+        self.agent_kubeconfig(NODE)?;
+        self.start_agent_again(libvirtd)
+    }
+
+    /// Starts an agent where there was one.
+    pub(crate) fn start_agent_again(&mut self, libvirtd: &PrivateLibvirtd) -> Result<()> {
+        let kubeconfig = self.control_plane.service_account(SYSTEM, "ovm-agent", Some(NODE))?;
         let mut command = Command::new(program("ovm-agent")?);
         command.arg("--kubeconfig").arg(kubeconfig).args(["--node-name", NODE, "--libvirt-uri", &libvirtd.uri()]);
         command.arg("--data-dir").arg(libvirtd.directory().join("data"));
