@@ -41,8 +41,11 @@ fn i5_definitions_are_replaced_while_a_guest_runs() -> Result<()> {
         let folder = repository().join("manifests/crd").display().to_string();
         stack.client.kubectl(&["apply", "--server-side", "--force-conflicts", "-k", &folder])?;
         wait_for("the new definitions are in use", Duration::from_mins(1), || {
-            let table = stack.client.kubectl(&["get", "ovm", "-n", NAMESPACE])?;
-            ensure!(table.contains("RUNNING"), "kubectl get ovm prints\n{table}");
+            // The API server takes up each by itself, and cuts off what the former did not know.
+            for (kind, column) in [("ovm", "RUNNING"), ("vm", "PHASE")] {
+                let table = stack.client.kubectl(&["get", kind, "-n", NAMESPACE])?;
+                ensure!(table.contains(column), "kubectl get {kind} prints\n{table}");
+            }
             Ok(())
         })?;
         let after = stack.wait_for_phase(NAMESPACE, "older", "Running")?;
