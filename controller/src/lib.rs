@@ -31,12 +31,14 @@ mod watch;
 
 use api::names::CONTROLLER_COMPONENT;
 use events::{Recorder, Source};
+use futures::future::OptionFuture;
 use kube::Client;
 use plan::cluster::KindsVerdict;
 use prometheus_client::registry::Registry;
 use telemetry::{Health, Server};
 use tokio::sync::watch::{Receiver, channel};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 pub use error::ControllerError;
 pub use options::{ControllerOptions, MetricsOptions, NicModel, NicModelError, UuidCompat, UuidCompatError};
@@ -57,6 +59,19 @@ const CACHES: &str = "caches";
 /// # Errors
 /// When metrics cannot be served where they are asked for.
 pub async fn run(options: ControllerOptions, client: Client, cancel: CancellationToken) -> Result<(), ControllerError> {
+    run_and_serve(options, None, client, cancel).await
+}
+
+/// As [`run`], with webhook and aggregated API, which are served whenever the definitions are ours, leader or not.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_and_serve(
+    options: ControllerOptions,
+    server: Option<serve::Server>,
+    client: Client,
+    cancel: CancellationToken,
+) -> Result<(), ControllerError> {
     let (metrics, health) = (Metrics::default(), Health::default());
     if let Some(served) = &options.metrics {
         let mut registry = Registry::with_prefix("ovm_controller");
@@ -69,7 +84,7 @@ pub async fn run(options: ControllerOptions, client: Client, cancel: Cancellatio
     let source = Source { component: CONTROLLER_COMPONENT.to_owned(), host: None };
     let recorder = Recorder::start(client.clone(), source, cancel.clone());
     let controller = Controller { options, client, recorder, metrics, health };
-    controller.run(&cancel).await;
+    controller.run(server, &cancel).await;
     Ok(())
 }
 
@@ -89,12 +104,17 @@ type Kinds = Receiver<Option<KindsVerdict>>;
 
 impl Controller {
     /// Works whenever the kinds are ours.
-    async fn run(&self, cancel: &CancellationToken) {
+    async fn run(&self, server: Option<serve::Server>, cancel: &CancellationToken) {
         let (verdict, mut kinds) = channel(None);
         let watching = kinds::watch_kinds(self.client.clone(), self.health.clone(), self.recorder.clone(), verdict);
-        tokio::spawn(cancel.clone().run_until_cancelled_owned(watching));
+        // The server serves a little longer than `cancel`, and the watch as long as it.
+        let _watching = AbortOnDropHandle::new(tokio::spawn(watching));
+        let serving = server.map(|server| tokio::spawn(server.run(self.client.clone(), kinds.clone(), cancel.clone())));
         while let Some(ours) = while_ours(&mut kinds, cancel).await {
             self.work(&ours).await;
+        }
+        if let Some(Err(error)) = OptionFuture::from(serving).await {
+            tracing::error!(%error, "the server of webhook and aggregated API panicked");
         }
     }
 

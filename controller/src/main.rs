@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::Parser;
 use controller::serve::Server;
-use controller::{ControllerOptions, ElectionTerms, MetricsOptions, NicModel, UuidCompat, run};
+use controller::{ControllerOptions, ElectionTerms, MetricsOptions, NicModel, UuidCompat, run_and_serve};
 use domain_xml::Network;
 use kube::Config;
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -82,8 +82,8 @@ async fn serve(flags: Flags) -> anyhow::Result<()> {
     let client = api_calls.client(config, USER_AGENT).context("make a client from the kubeconfig")?;
     let cancel = CancellationToken::new();
     tokio::spawn(cancel_on_signal(cancel.clone())?);
-    let serving = match flags.listen {
-        Some(address) => Some(tokio::spawn(Server::bind(address).await?.run(client.clone(), cancel.clone()))),
+    let server = match flags.listen {
+        Some(address) => Some(Server::bind(address).await?),
         None => None,
     };
     let options = ControllerOptions {
@@ -93,11 +93,7 @@ async fn serve(flags: Flags) -> anyhow::Result<()> {
         election: flags.leader_elect.then_some(ElectionTerms::KUBERNETES),
         metrics: flags.metrics_listen.map(|listen| MetricsOptions { listen, api_calls }),
     };
-    run(options, client, cancel).await?;
-    match serving {
-        Some(serving) => serving.await.context("the server panicked"),
-        None => Ok(()),
-    }
+    Ok(run_and_serve(options, server, client, cancel).await?)
 }
 
 async fn load_config(path: Option<PathBuf>) -> anyhow::Result<Config> {

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use tests::client::Client;
 use tests::kube::{ControlPlane, why_unavailable};
 use tests::programs::{output, program, repository};
+use tests::standalone::free_address;
 use tests::wait::wait_for;
 
 const DEADLINE: Duration = Duration::from_mins(2);
@@ -152,7 +153,49 @@ fn kubevirts_own_definitions_are_left_as_they_are() -> Result<()> {
     admin.kubectl(&["get", "virtualmachines.v1.kubevirt.io", "theirs"])?;
     // Nor do our rules stand in their way.
     admin.kubectl(&["label", "virtualmachines.v1.kubevirt.io", "theirs", "a=b"])?;
-    admin.kubectl(&["delete", "crd", KINDS[1], "--dry-run=server"]).map(drop)
+    admin.kubectl(&["delete", "crd", KINDS[1], "--dry-run=server"])?;
+    a_controller_does_nothing_but_say_so(&control_plane, &admin)
+}
+
+/// On definitions of somebody else; and it begins when they are ours.
+fn a_controller_does_nothing_but_say_so(control_plane: &ControlPlane, admin: &Client) -> Result<()> {
+    let log = control_plane.directory().join("ovm-controller.log");
+    let metrics = free_address()?.to_string();
+    let mut controller = Command::new(program("ovm-controller")?);
+    controller.arg("--kubeconfig").arg(control_plane.service_account("kubevirt-system", "ovm-controller", None)?);
+    controller.args(["--listen=127.0.0.1:0", "--metrics-listen", &metrics]);
+    controller.stdout(Stdio::null()).stderr(fs::File::create(&log).context("make the log")?);
+    let _controller = Running(controller.spawn().context("run ovm-controller")?);
+    let said = || fs::read_to_string(&log).unwrap_or_default();
+    let url = format!("http://{metrics}/readyz");
+    wait_for("the controller says whose definition it is", DEADLINE, || {
+        let ready = output(Command::new("curl").args(["--silent", "--show-error", &url]))?;
+        ensure!(ready.contains(KINDS[1]), "/readyz says {ready}");
+        let told = admin.kubectl(&["get", "events", "-A", "--field-selector", "reason=ForeignDefinition"])?;
+        ensure!(told.contains(KINDS[1]), "the events are {told}");
+        ensure!(said().contains(KINDS[1]), "the log does not name it");
+        Ok(())
+    })
+    .with_context(said)?;
+    let written = ["get", "secrets,configmaps,leases", "-n", "kubevirt-system", "-o", "name"];
+    let all = admin.kubectl(&written)?;
+    let ours: Vec<&str> = all.lines().filter(|line| line.contains("ovm-")).collect();
+    ensure!(ours.is_empty(), "it has made {ours:?}");
+    let bundles = ["get", "apiservices/v1alpha1.subresources.kubevirt.io", "-o", "jsonpath={.spec.caBundle}"];
+    ensure!(admin.kubectl(&bundles)?.is_empty(), "it has written its authority into the APIService");
+
+    admin.kubectl(&["delete", "crd", KINDS[1]])?;
+    admin.kubectl(&["apply", "-k", &folder("overlays/dev")])?;
+    wait_for("the controller begins", DEADLINE, || {
+        let all = admin.kubectl(&written)?;
+        for name in
+            ["secret/ovm-controller-tls", "configmap/ovm-controller-ca", "lease.coordination.k8s.io/ovm-controller"]
+        {
+            ensure!(all.lines().any(|line| line == name), "there is no {name} in {all}");
+        }
+        Ok(())
+    })
+    .with_context(said)
 }
 
 #[test]

@@ -40,7 +40,7 @@ pub(super) struct ShownCertificates(pub(super) Arc<[CertificateDer<'static>]>);
 
 /// Serves connections until `cancel`.
 pub(super) async fn serve(
-    listener: TcpListener,
+    listener: &TcpListener,
     router: Router,
     mut material: watch::Receiver<Option<Arc<Material>>>,
     connections: TaskTracker,

@@ -28,6 +28,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::{Kinds, while_ours};
 use agents::Agents;
 
 /// How long new connections are still taken after the end was asked for: the API server learns of it a moment later, and a refused webhook call is
@@ -63,33 +64,35 @@ impl Server {
         Ok(Self { listener })
     }
 
-    /// Serves until `cancel`, and then for as long as others may not have heard of it. Connections are taken once there is a certificate, which a
-    /// cluster that is away delays.
-    pub async fn run(self, client: Client, cancel: CancellationToken) {
+    /// Serves whenever the kinds are ours, until `cancel`, and then for as long as others may not have heard of it. Connections are taken once there is a
+    /// certificate, which a cluster that is away delays. On another program's kinds nothing is served and nothing is written.
+    pub(crate) async fn run(self, client: Client, mut kinds: Kinds, cancel: CancellationToken) {
         let connections = TaskTracker::new();
+        let end = CancellationToken::new();
+        let ends = end.clone();
+        tokio::spawn(async move {
+            cancel.cancelled().await;
+            tokio::time::sleep(LINGER).await;
+            ends.cancel();
+        });
+        while let Some(ours) = while_ours(&mut kinds, &end).await {
+            ours.run_until_cancelled(Box::pin(self.serve(&client, &connections, &ours))).await;
+        }
+        connections.close();
+        // Consoles are none of these: they end with the process.
+        let _ = tokio::time::timeout(LAST_ANSWERS, connections.wait()).await;
+    }
+
+    /// Serves until it is dropped; connections that are open then end with `ours`.
+    async fn serve(&self, client: &Client, connections: &TaskTracker, ours: &CancellationToken) {
         let (shown, material) = watch::channel(None);
         let (believed, front_proxy) = watch::channel(None);
         let agents = Arc::new(Agents::new(client.clone(), material.clone()));
         let router = router::make(client.clone(), agents, front_proxy);
-        let closing = CancellationToken::new();
-        let serving = async {
-            tokio::join!(
-                certificates::keep(client.clone(), shown),
-                front_proxy::follow(client, believed),
-                connection::serve(self.listener, router, material, connections.clone(), closing.clone()),
-            )
-        };
-        let told_to_end = async {
-            cancel.cancelled().await;
-            tokio::time::sleep(LINGER).await;
-        };
-        tokio::select! {
-            () = told_to_end => {}
-            _ = Box::pin(serving) => {}
-        }
-        closing.cancel();
-        connections.close();
-        // Consoles are none of these: they end with the process.
-        let _ = tokio::time::timeout(LAST_ANSWERS, connections.wait()).await;
+        tokio::join!(
+            certificates::keep(client.clone(), shown),
+            front_proxy::follow(client.clone(), believed),
+            connection::serve(&self.listener, router, material, connections.clone(), ours.clone()),
+        );
     }
 }
