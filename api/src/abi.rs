@@ -6,10 +6,12 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
+use crate::names::ABI_RESET_ANNOTATION;
 use crate::v1alpha1::{AbiDevice, AbiRecord, AbiStatus};
 
 /// Longest value of a label.
@@ -133,6 +135,15 @@ impl AbiStatus {
         self.hash.is_none()
             || recorded.is_some_and(|recorded| recorded.hash == self.hash && number >= bound && number <= bound + 1)
     }
+}
+
+/// The number up to which an OfflineVirtualMachine's records do not count, by its annotation [`ABI_RESET_ANNOTATION`]; 0 without one.
+///
+/// # Errors
+/// What the annotation says, if it is no number from 0 to `u32::MAX`.
+pub fn reset_up_to(ovm: &ObjectMeta) -> Result<i64, &str> {
+    let Some(text) = ovm.annotations.as_ref().and_then(|all| all.get(ABI_RESET_ANNOTATION)) else { return Ok(0) };
+    text.parse::<u32>().map(i64::from).map_err(|_| text.as_str())
 }
 
 /// Name of an OfflineVirtualMachine's record.

@@ -51,6 +51,8 @@ pub const NODE_NAME_CLAIM: &str = "authentication.kubernetes.io/node-name";
 
 /// Label on the ControllerRevisions that hold a guest's ABI: the name of its OfflineVirtualMachine ([`crate::abi::record_label`]).
 pub const ABI_OF_LABEL: &str = "kubevirt.io/abi-of";
+/// Annotation on an OfflineVirtualMachine: its ABI records up to this number do not count, and are deleted. Written by `virtctl abi reset`.
+pub const ABI_RESET_ANNOTATION: &str = "kubevirt.io/abi-reset";
 /// Annotation on a Node: the versioned machine types that its libvirt offers, separated by commas. Written by its agent.
 pub const MACHINE_TYPES_ANNOTATION: &str = "kubevirt.io/machine-types";
 

@@ -6,9 +6,11 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use tests::boot_sector::IDLE;
+use tests::client::Client;
 use tests::libvirtd::Signal;
 use tests::machines::offline_machine;
 use tests::programs::demo_guest_disk;
+use tests::server::Server;
 use tests::stack::{BOOT_DEADLINE, DEADLINE, NAMESPACE, Stack};
 use tests::wait::wait_for;
 
@@ -190,12 +192,41 @@ fn i4_a_machine_type_that_is_gone_is_named_until_a_reset(stack: &mut Stack) -> R
         }
         Ok(())
     })?;
-    stack.client.virtctl(&["abi", "reset", "gone"])?;
-    stack.client.virtctl(&["restart", "gone"])?;
+    let user = editor(stack)?;
+    ensure!(user.virtctl(&["abi", "show", "gone"])?.contains("pc-q35-99.0"), "an editor sees the record");
+    user.virtctl(&["abi", "reset", "gone"])?;
+    let said = user.virtctl_fails(&["abi", "show", "gone"])?;
+    ensure!(said.contains("has no ABI record"), "it says {said}");
+    user.virtctl(&["restart", "gone"])?;
     stack.wait_for_status(NAMESPACE, "gone", true, true)?;
     let machine = abi(stack, "gone")?.remove("machine").unwrap_or_default();
     ensure!(machine.starts_with("pc-q35-") && machine != "pc-q35-99.0", "the machine is {machine}");
-    Ok(())
+    wait_for("the old record is gone and the new one counts", DEADLINE, || {
+        let record = record(stack, "gone")?;
+        ensure!(record["data"]["machineType"] == *machine, "the record is {record}");
+        ensure!(record["revision"].as_i64() > Some(2), "it could be taken for one of before");
+        let old = stack.client.kubectl(&["get", "controllerrevision", "gone-abi-1", "--ignore-not-found"])?;
+        ensure!(old.is_empty(), "there is {old}");
+        Ok(())
+    })
+}
+
+/// Whoever has the role `edit` in the namespace; our own API server has no roles, and roles of a cluster that is not ours are not ours to bind.
+fn editor(stack: &mut Stack) -> Result<Client> {
+    let own = match &mut stack.server {
+        Server::Separate(server) => server.api().control_plane().ok(),
+        Server::Standalone(_) => None,
+    };
+    let Some(control_plane) = own else {
+        return Ok(Client::new(stack.client.kubeconfig(), &stack.scratch("home")));
+    };
+    let kubeconfig = control_plane.user("editor", &[])?;
+    let binding = ["create", "rolebinding", "editor", "-n", NAMESPACE, "--clusterrole=edit", "--user=editor"];
+    stack.client.kubectl(&binding)?;
+    let user = Client::new(&kubeconfig, &stack.scratch("home"));
+    let said = user.kubectl_fails(&["delete", "controllerrevision", "--all", "-n", NAMESPACE])?;
+    ensure!(said.contains("forbidden"), "an editor may delete ControllerRevisions: {said}");
+    Ok(user)
 }
 
 fn i4_the_guest_prints_the_same_at_every_start(stack: &mut Stack) -> Result<()> {

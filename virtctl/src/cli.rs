@@ -100,7 +100,7 @@ pub(crate) enum AbiVerb {
     Show(TargetArgs),
     /// Prints what changed with the newest record
     Diff(TargetArgs),
-    /// Deletes all records: the next start decides everything anew
+    /// Forgets all records: the next start decides everything anew
     Reset(TargetArgs),
 }
 

@@ -7,7 +7,7 @@
 //! ```
 
 use api::abi::{record_label, record_name};
-use api::names::ABI_OF_LABEL;
+use api::names::{ABI_OF_LABEL, ABI_RESET_ANNOTATION};
 use api::v1alpha1::{AbiRecord, AbiStatus, OfflineVirtualMachine, Phase, VirtualMachine};
 use k8s_openapi::api::apps::v1::ControllerRevision;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -67,14 +67,28 @@ impl Draft<'_> {
         all.filter(move |one| one.owner.as_ref().is_none_or(|owner| *owner == uid))
     }
 
-    /// The record that counts.
+    /// The record that counts: the newest, unless it was reset.
     pub(super) fn newest_record(&self, ovm: &OfflineVirtualMachine) -> Option<&AbiRevision> {
-        self.records(ovm).next_back()
+        let reset = reset_up_to(ovm);
+        self.records(ovm).next_back().filter(|one| one.revision > reset)
     }
 
-    /// Takes over what nobody owns, and lets go of what is more than ten old. Only where the records were listed for another reason.
-    pub(super) fn plan_record_upkeep(&mut self, ovm: &OfflineVirtualMachine) -> Option<Next> {
-        let orphan = self.records(ovm).find(|one| one.owner.is_none()).cloned();
+    /// Lets go of what was reset, takes over what nobody owns, and lets go of what is more than ten old. Only where the records were listed for another
+    /// reason.
+    pub(super) fn plan_record_upkeep(
+        &mut self,
+        ovm: &OfflineVirtualMachine,
+        vm: Option<&VirtualMachine>,
+    ) -> Option<Next> {
+        let reset = reset_up_to(ovm);
+        // What a guest that runs published is recorded and named (R2) before it is forgotten: the gate R3 waits for that.
+        let may_forget = vm.is_none_or(|vm| unrecorded(ovm, vm).is_none());
+        let forgotten = self.records(ovm).find(|one| one.owner.is_some() && one.revision <= reset);
+        if let Some(AbiRevision { name, version: at, .. }) = forgotten.filter(|_| may_forget).cloned() {
+            let why = format!("the record {name} was reset");
+            return Some(self.act(&why, Step::DeleteRevision { name, at }, &[Need::Revisions]));
+        }
+        let orphan = self.records(ovm).find(|one| one.owner.is_none() && one.revision > reset).cloned();
         if let Some(AbiRevision { name, version: at, .. }) = orphan {
             let why = format!("the record {name} has no owner: the OVM takes it over");
             let step = Step::EditRevision { name, at, owners: vec![owner_reference(ovm)] };
@@ -97,12 +111,21 @@ impl Draft<'_> {
         let record = newest.and_then(|newest| Some((newest.revision, newest.record.as_ref().ok()?)));
         let recorded = record.map(|(_, record)| record.firmware_uuid.as_str());
         let uuid = firmware_uuid(&self.observed.installation, &self.observed.key, vm, ovm.is_some(), recorded);
-        let abi = record.map(|(revision, record)| record.to_status(Some(revision))).unwrap_or_default();
+        // After a reset the numbers go on past it, with one left out: nothing that was on record is mistaken for what this guest settles.
+        let reset = ovm.map(reset_up_to).filter(|reset| *reset > 0);
+        let anew = AbiStatus { revision: reset.map(|reset| reset + 1), ..AbiStatus::default() };
+        let abi = record.map_or(anew, |(revision, record)| record.to_status(Some(revision)));
         AbiStatus { firmware_uuid: Some(uuid.to_string()), ..abi }
     }
 
     /// What keeps a guest from being bound for its ABI's sake.
     pub(super) fn abi_obstacle(&self, vm: &VirtualMachine, ovm: &OfflineVirtualMachine) -> Option<Misfit> {
+        if let Err(text) = api::abi::reset_up_to(&ovm.metadata) {
+            return Some(Misfit::Record(format!(
+                "annotation {ABI_RESET_ANNOTATION}: \"{text}\" is not the number of a record (0 to {}): set it with virtctl abi reset, or remove it",
+                u32::MAX
+            )));
+        }
         if let Some((name, why)) = self.newest_record(ovm).and_then(|one| Some((&one.name, one.record.as_ref().err()?)))
         {
             return Some(Misfit::Record(format!("ControllerRevision {name}: {why}")));
@@ -141,7 +164,7 @@ impl Draft<'_> {
             let status = self.ovm_status(ovm, Some(vm));
             return self.write_ovm_status("R2: the OVM names the record", ovm, status, None);
         }
-        let newest = self.newest_record(ovm).map_or(0, |newest| newest.revision);
+        let newest = self.records(ovm).next_back().map_or(0, |newest| newest.revision);
         if newest > bound {
             // Somebody restored a record, or another controller wrote one that is not this VM's. The write fails unless this VM is the current one.
             let mut status = vm.status.clone().unwrap_or_default();
@@ -190,6 +213,11 @@ impl Draft<'_> {
             .filter(|ovm| Some(uid_of(&ovm.metadata)) == owner && !is_deleting(&ovm.metadata));
         ovm.is_none_or(|ovm| unrecorded(ovm, vm).is_none())
     }
+}
+
+/// The number up to which records do not count; 0 if all do.
+fn reset_up_to(ovm: &OfflineVirtualMachine) -> i64 {
+    api::abi::reset_up_to(&ovm.metadata).unwrap_or(0)
 }
 
 fn look_for_records() -> Next {

@@ -21,7 +21,7 @@ impl Draft<'_> {
             let edit = MetadataEdit::Finalizers(finalizers_with(&ovm.metadata, OVM_FINALIZER));
             return self.act("S1: the OVM gets its finalizer", Step::EditOvm(version_of(&ovm.metadata), edit), &[]);
         }
-        if let Some(next) = self.plan_record_upkeep(ovm) {
+        if let Some(next) = self.plan_record_upkeep(ovm, vm) {
             return next;
         }
         let next = match vm {

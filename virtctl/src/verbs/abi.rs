@@ -2,12 +2,13 @@
 
 use std::fmt::Write as _;
 
-use api::abi::{record_label, record_name};
-use api::names::ABI_OF_LABEL;
-use api::v1alpha1::{AbiDevice, AbiRecord};
+use api::abi::{record_label, record_name, reset_up_to};
+use api::names::{ABI_OF_LABEL, ABI_RESET_ANNOTATION};
+use api::v1alpha1::{AbiDevice, AbiRecord, OfflineVirtualMachine, VirtualMachine};
 use k8s_openapi::api::apps::v1::ControllerRevision;
 use kube::Api;
-use kube::api::{DeleteParams, ListParams};
+use kube::api::{ListParams, Patch, PatchParams};
+use serde_json::json;
 
 use crate::cli::{AbiVerb, TargetArgs};
 use crate::connection::Connection;
@@ -21,7 +22,7 @@ struct Record {
     content: AbiRecord,
 }
 
-/// Shows, compares or deletes a guest's records.
+/// Shows or compares a guest's records, or has them forgotten.
 ///
 /// # Errors
 /// No records, one that cannot be read, or an API error.
@@ -60,18 +61,21 @@ async fn diff(connection: &Connection, args: &TargetArgs) -> Result<(), Error> {
     }
 }
 
-/// Deletes every record. A running guest keeps what it has until it is started again.
+/// Says on the OfflineVirtualMachine that no record of up to now counts; the controller deletes them. A running guest keeps what it has until it is started
+/// again. What it may be about to have recorded, one number further, is forgotten too.
 async fn reset(connection: &Connection, args: &TargetArgs) -> Result<(), Error> {
     let name = target::offline_virtual_machine("abi reset", &args.words)?;
-    let api = revisions(connection);
-    for object in list(connection, &name).await? {
-        let record = object.metadata.name.unwrap_or_default();
-        match api.delete(&record, &DeleteParams::default()).await {
-            Ok(_) => {}
-            Err(kube::Error::Api(status)) if status.code == 404 => {}
-            Err(error) => return Err(Error::Records(connection.explain(&error))),
-        }
-    }
+    let ovms: Api<OfflineVirtualMachine> = Api::namespaced(connection.client.clone(), &connection.namespace);
+    let ovm = ovms.get(&name).await.map_err(|error| Error::FetchOvm(connection.explain(&error)))?;
+    let vms: Api<VirtualMachine> = Api::namespaced(connection.client.clone(), &connection.namespace);
+    let vm = vms.get_opt(&name).await.map_err(|error| Error::FetchVm(connection.explain(&error)))?;
+    let recorded = list(connection, &name).await?.last().map(|newest| newest.revision);
+    let bound = vm.and_then(|vm| vm.status?.abi?.revision);
+    let newest = [recorded, bound, reset_up_to(&ovm.metadata).ok()].into_iter().flatten().max().unwrap_or(0);
+    let patch = Patch::Merge(json!({"metadata": {"annotations": {ABI_RESET_ANNOTATION: (newest + 1).to_string()}}}));
+    ovms.patch(&name, &PatchParams::default(), &patch)
+        .await
+        .map_err(|error| Error::UpdateOvm(connection.explain(&error)))?;
     Ok(())
 }
 
@@ -89,8 +93,13 @@ async fn list(connection: &Connection, ovm: &str) -> Result<Vec<ControllerRevisi
     Ok(objects)
 }
 
+/// The records that count: those of before a reset do not, though the next start is what deletes them.
 async fn read(connection: &Connection, ovm: &str) -> Result<Vec<Record>, Error> {
-    let objects = list(connection, ovm).await?;
+    let ovms: Api<OfflineVirtualMachine> = Api::namespaced(connection.client.clone(), &connection.namespace);
+    let found = ovms.get_opt(ovm).await.map_err(|error| Error::FetchOvm(connection.explain(&error)))?;
+    let reset = found.and_then(|ovm| reset_up_to(&ovm.metadata).ok()).unwrap_or(0);
+    let mut objects = list(connection, ovm).await?;
+    objects.retain(|object| object.revision > reset);
     let read = |object: ControllerRevision| {
         let name = object.metadata.name.unwrap_or_default();
         let data = object.data.map(|data| data.0).unwrap_or_default();

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use api::abi::record_name;
+use api::names::ABI_RESET_ANNOTATION;
 use api::v1alpha1::{AbiDevice, AbiRecord, AbiStatus};
 
 use super::*;
@@ -163,6 +164,68 @@ fn ten_records_are_kept() {
     let Step::DeleteRevision { name, at } = step(&published(Some(15), &old(), all.clone())) else { panic!("kept") };
     assert_eq!((name.as_str(), at.uid.as_str()), ("vm-abi-5", "revision-5"));
     assert!(!matches!(step(&published(Some(15), &old(), all[1..].to_vec())), Step::DeleteRevision { .. }));
+}
+
+/// An OVM whose records were reset up to number `reset`.
+fn reset(mut ovm: OfflineVirtualMachine, reset: &str) -> OfflineVirtualMachine {
+    ovm.metadata.annotations.get_or_insert_default().insert(ABI_RESET_ANNOTATION.to_owned(), reset.to_owned());
+    ovm
+}
+
+#[test]
+fn a_reset_forgets_the_records_and_a_vm_is_bound_with_none_of_them() {
+    let ovm = reset(placed(ovm(true), VM_UID, "b", false), "3");
+    let unbound = vm(&ovm);
+    let owner = ovm.metadata.uid.clone();
+    let mut observed = world(Some(ovm), Some(unbound));
+    observed.revisions = Some(vec![revision(2, owner.as_deref(), old()), revision(3, None, old())]);
+    let Step::DeleteRevision { name, .. } = step(&observed) else { panic!("kept") };
+    assert_eq!(name, "vm-abi-2");
+    // What nobody owns is somebody's backup: it stays, and does not count either.
+    observed.revisions = Some(vec![revision(3, None, old())]);
+    let abi = vm_status(&settled(observed.clone())).abi.unwrap();
+    assert_eq!((abi.revision, abi.hash, abi.machine_type), (Some(4), None, None));
+    observed.revisions = Some(vec![revision(5, owner.as_deref(), old())]);
+    assert_eq!(vm_status(&settled(observed)).abi.unwrap().revision, Some(5), "a record of after the reset counts");
+}
+
+#[test]
+fn a_guest_that_settles_the_same_after_a_reset_gets_a_record() {
+    let mut observed = published(Some(4), &old(), Vec::new());
+    let named = reset(observed.ovm.as_deref().cloned().unwrap(), "3");
+    let mut named = placed(named, VM_UID, "a", false);
+    // As before the reset: number 3, the same content.
+    named.status.get_or_insert_default().abi = Some(old().to_summary(Some(3)));
+    observed.ovm = Some(Arc::new(named));
+    let Step::CreateRevision(made) = step(&observed) else { panic!("no record") };
+    assert_eq!(made.revision, 5);
+}
+
+#[test]
+fn what_runs_during_a_reset_is_recorded_before_it_is_forgotten() {
+    let mut observed = published(Some(2), &new(), Vec::new());
+    let ovm = reset(observed.ovm.as_deref().cloned().unwrap(), "3");
+    let owner = ovm.metadata.uid.clone();
+    observed.ovm = Some(Arc::new(ovm));
+    observed.revisions = Some(vec![revision(2, owner.as_deref(), old())]);
+    let Step::CreateRevision(made) = step(&observed) else { panic!("no record") };
+    assert_eq!(made.revision, 3);
+    observed.revision_written(AbiRevision::from_object("vm", &made).unwrap());
+    let status = ovm_status(&observed);
+    assert_eq!(status.abi, Some(new().to_summary(Some(3))), "R2");
+    Arc::make_mut(observed.ovm.as_mut().unwrap()).status = Some(status);
+    assert!(matches!(step(&observed), Step::DeleteRevision { .. }));
+}
+
+#[test]
+fn a_reset_that_is_no_number_keeps_the_guest_from_being_bound() {
+    let ovm = reset(placed(ovm(true), VM_UID, "b", false), "all");
+    let unbound = vm(&ovm);
+    let status = vm_status(&world(Some(ovm), Some(unbound)));
+    let scheduled = condition(&status.conditions, "Scheduled").unwrap();
+    assert_eq!((scheduled.status.as_str(), scheduled.reason.as_deref()), ("False", Some("AbiRecordUnusable")));
+    let message = scheduled.message.as_deref().unwrap();
+    assert!(message.contains("kubevirt.io/abi-reset") && message.contains("\"all\""), "{message}");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What must hold in every world, however odd.
 
-use api::names::{ORPHAN_FINALIZER, OUT_OF_SERVICE_TAINT, VM_FINALIZER};
+use api::names::{ABI_RESET_ANNOTATION, ORPHAN_FINALIZER, OUT_OF_SERVICE_TAINT, VM_FINALIZER};
 use k8s_openapi::api::core::v1::Taint;
 use proptest::prelude::*;
 
@@ -29,8 +29,10 @@ fn any_placement() -> impl Strategy<Value = Option<(&'static str, &'static str, 
 
 fn any_ovm() -> impl Strategy<Value = OfflineVirtualMachine> {
     let flags = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
-    (flags, any_placement()).prop_map(|((running, going, held, orphan), placement)| {
+    let reset = prop::option::of(prop::sample::select(vec!["0", "3", "9", "40", "none"]));
+    (flags, any_placement(), reset).prop_map(|((running, going, held, orphan), placement, reset)| {
         let mut made = ovm(running);
+        made.metadata.annotations = reset.map(|reset| [(ABI_RESET_ANNOTATION.to_owned(), reset.to_owned())].into());
         if let Some((uid, node, released)) = placement {
             made = placed(made, uid, node, released);
         }
@@ -205,7 +207,13 @@ fn check(observed: &Observed, step: &Step) -> Result<(), TestCaseError> {
             );
         }
         Step::EditRevision { owners, .. } => prop_assert_eq!(owners[0].uid.as_str(), OVM_UID),
-        Step::DeleteRevision { .. } => prop_assert!(observed.revisions.as_ref().is_some_and(|all| all.len() > 10)),
+        Step::DeleteRevision { name, .. } => {
+            let known = observed.revisions.as_ref().expect("listed");
+            let gone = known.iter().find(|one| one.name == *name).expect("it is there");
+            let annotations = ovm.and_then(|ovm| ovm.metadata.annotations.as_ref());
+            let reset = annotations.and_then(|all| all.get(ABI_RESET_ANNOTATION)?.parse::<i64>().ok()).unwrap_or(0);
+            prop_assert!(known.len() > 10 || (gone.revision <= reset && gone.owner.as_deref() == Some(OVM_UID)));
+        }
         Step::EditVm(..) | Step::EditOvm(..) => {}
     }
     Ok(())
