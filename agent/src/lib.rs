@@ -9,12 +9,14 @@
 //! Decisions are `plan::node`'s; here is what it takes to observe and to act. `libvirt` is the only module with unsafe code.
 
 mod consoles;
+pub mod credentials;
 pub mod disks;
 pub mod guest;
 pub mod hostfs;
 pub mod hypervisor;
 pub mod image_command;
 pub mod images;
+pub mod join;
 pub mod journal;
 pub mod libvirt;
 pub mod metrics;

@@ -1,9 +1,10 @@
-//! The agent of one node. `image` works on the node's image store.
+//! The agent of one node. `image` works on the node's image store; `join` makes a host without Kubernetes a node.
 
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use agent::image_command::ImageArgs;
+use agent::join::JoinArgs;
 use agent::run_command::RunArgs;
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
@@ -26,6 +27,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Image(ImageArgs),
+    Join(JoinArgs),
 }
 
 fn main() -> ExitCode {
@@ -33,6 +35,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
         Some(Command::Image(arguments)) => arguments.run(&mut std::io::stdout().lock()).map_err(anyhow::Error::from),
+        Some(Command::Join(arguments)) => join(arguments),
         None => run(cli.run),
     };
     match result {
@@ -60,4 +63,9 @@ async fn run(arguments: RunArgs) -> anyhow::Result<()> {
         ended.cancel();
     });
     Ok(arguments.run(cancel).await?)
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn join(arguments: JoinArgs) -> anyhow::Result<()> {
+    Ok(arguments.run(&mut std::io::stdout().lock()).await?)
 }

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 use kube::Client;
@@ -11,7 +12,9 @@ use plan::node::Emulation;
 use telemetry::{ApiCalls, ListenError};
 use tokio_util::sync::CancellationToken;
 
+use crate::credentials::{ClientSwitch, IdentityFileError, JoinedIdentity, Renewer};
 use crate::images::DEFAULT_DATA_DIR;
+use crate::join::DEFAULT_KUBECONFIG;
 use crate::metrics::Telemetry;
 use crate::{Agent, AgentOptions, StartError, StreamAddress};
 
@@ -21,10 +24,10 @@ const USER_AGENT: &str = concat!("ovm-agent/", env!("CARGO_PKG_VERSION"));
 /// Run the agent of this node.
 #[derive(Debug, Args)]
 pub struct RunArgs {
-    /// Kubeconfig of the cluster; without it the one of the pod, or of the environment.
+    /// Kubeconfig of the cluster; without it the one that `join` wrote, of the pod, or of the environment.
     #[arg(long, env = "OVM_KUBECONFIG", value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
-    /// Name of this node's Node object; the host's name if not given.
+    /// Name of this node's Node object; the host's name if not given. A joined agent's is in its certificate.
     #[arg(long, env = "OVM_NODE_NAME", value_name = "NAME")]
     pub node_name: Option<String>,
     /// The libvirt to manage.
@@ -36,7 +39,7 @@ pub struct RunArgs {
     /// Whether guests may be emulated where there is no KVM: never, fallback or always.
     #[arg(long, env = "OVM_EMULATION", default_value_t = Emulation::Never, value_name = "WHEN")]
     pub emulation: Emulation,
-    /// Make the Node object of this host, and keep it Ready: for hosts without kubelet.
+    /// Make the Node object of this host, and keep it Ready: for hosts without kubelet. A joined agent does so always.
     #[arg(long, env = "OVM_REGISTER_NODE")]
     pub register_node: bool,
     /// Where the host's processes are shown; in a pod, a mount of the host's /proc.
@@ -54,6 +57,15 @@ pub struct RunArgs {
     /// Address at which the controller reaches --listen; in a pod, the pod's. Without it: the one that is listened on.
     #[arg(long, env = "OVM_ADVERTISE_ADDRESS", value_name = "IP", requires = "listen")]
     pub advertise_address: Option<IpAddr>,
+    /// How long before its end a joined agent renews its certificate, such as 24h; after 70 to 90 percent of its life if not given.
+    #[arg(long, env = "OVM_RENEW_BEFORE", value_name = "TIME", value_parser = crate::join::time)]
+    pub renew_before: Option<Duration>,
+}
+
+/// The agent's client, and what renews its certificate where it joined.
+struct Connected {
+    client: Client,
+    joined: Option<Renewer>,
 }
 
 /// Why the agent does not run.
@@ -71,6 +83,19 @@ pub enum RunError {
     /// There is none to be found.
     #[error("no cluster to work for: give --kubeconfig FILE")]
     NoCluster(#[source] kube::config::InferConfigError),
+    /// A joined agent's certificate cannot be used.
+    #[error(transparent)]
+    Identity(#[from] IdentityFileError),
+    /// A joined agent is of one node, and no other.
+    #[error(
+        "this host joined as node {joined}, and --node-name is {given}: leave --node-name out, or leave and join as {given}"
+    )]
+    OtherNode {
+        /// The node in its certificate.
+        joined: String,
+        /// The name that was given.
+        given: String,
+    },
     /// The client cannot be made.
     #[error("connect to the cluster")]
     Client(#[source] kube::Error),
@@ -98,25 +123,37 @@ impl RunArgs {
         if let Some(listen) = self.metrics_listen {
             telemetry.listen(listen, &api_calls, cancel.clone()).await?;
         }
-        let client = self.client(&api_calls).await?;
+        let Connected { client, joined } = self.connect(&api_calls).await?;
         let streams = self.streams()?;
-        let node_name = match self.node_name {
-            Some(name) => name,
-            None => gethostname().ok().and_then(|name| name.into_string().ok()).ok_or(RunError::NoName)?,
-        };
+        let node_name = self.node_name(joined.as_ref())?;
         let options = AgentOptions {
             node_name,
             libvirt_uri: self.libvirt_uri,
             data_dir: self.data_dir,
             emulation: self.emulation,
-            register_node: self.register_node,
+            register_node: self.register_node || joined.is_some(),
             proc_dir: self.proc_dir,
             lock_dir: self.lock_dir,
             streams,
             telemetry,
         };
-        Agent::start(options, client, cancel).await?.ended().await;
+        let agent = Agent::start(options, client, cancel.clone()).await?;
+        if let Some(renewer) = joined {
+            tokio::spawn(cancel.run_until_cancelled_owned(renewer.run()));
+        }
+        agent.ended().await;
         Ok(())
+    }
+
+    fn node_name(&self, joined: Option<&Renewer>) -> Result<String, RunError> {
+        let host = || gethostname().ok().and_then(|name| name.into_string().ok()).ok_or(RunError::NoName);
+        match (joined.map(|renewer| &renewer.identity.certificate.node), &self.node_name) {
+            (Some(joined), Some(given)) if joined != given => {
+                Err(RunError::OtherNode { joined: joined.clone(), given: given.clone() })
+            }
+            (Some(name), _) | (None, Some(name)) => Ok(name.clone()),
+            (None, None) => host(),
+        }
     }
 
     fn streams(&self) -> Result<Option<StreamAddress>, RunError> {
@@ -126,15 +163,33 @@ impl RunArgs {
         Ok(Some(StreamAddress { listen, advertise }))
     }
 
-    async fn client(&self, api_calls: &ApiCalls) -> Result<Client, RunError> {
-        let config = match &self.kubeconfig {
-            None => kube::Config::infer().await.map_err(RunError::NoCluster)?,
-            Some(file) => {
-                let failed = |source| RunError::Kubeconfig { file: file.clone(), source };
-                let kubeconfig = Kubeconfig::read_from(file).map_err(failed)?;
-                kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.map_err(failed)?
-            }
+    async fn connect(&self, api_calls: &ApiCalls) -> Result<Connected, RunError> {
+        let by_join = Some(PathBuf::from(DEFAULT_KUBECONFIG)).filter(|file| file.exists());
+        let Some(file) = self.kubeconfig.clone().or(by_join) else {
+            let config = kube::Config::infer().await.map_err(RunError::NoCluster)?;
+            let client = api_calls.client(config, USER_AGENT).map_err(RunError::Client)?;
+            return Ok(Connected { client, joined: None });
         };
-        api_calls.client(config, USER_AGENT).map_err(RunError::Client)
+        let failed = |source| RunError::Kubeconfig { file: file.clone(), source };
+        let kubeconfig = Kubeconfig::read_from(&file).map_err(failed)?;
+        let identity = JoinedIdentity::of(&kubeconfig)?;
+        let used = match &identity {
+            Some(identity) => JoinedIdentity::with(&kubeconfig, &identity.certificate),
+            None => kubeconfig.clone(),
+        };
+        let config = kube::Config::from_custom_kubeconfig(used, &KubeConfigOptions::default()).await.map_err(failed)?;
+        let client = api_calls.client(config, USER_AGENT).map_err(RunError::Client)?;
+        let Some(identity) = identity else { return Ok(Connected { client, joined: None }) };
+        let switch = ClientSwitch::new(client);
+        let renewer = Renewer {
+            kubeconfig,
+            identity,
+            data_dir: self.data_dir.clone(),
+            renew_before: self.renew_before,
+            switch: switch.clone(),
+            api_calls: api_calls.clone(),
+            user_agent: USER_AGENT,
+        };
+        Ok(Connected { client: switch.client(), joined: Some(renewer) })
     }
 }

@@ -6,6 +6,7 @@ pub mod abi;
 pub mod admission;
 pub mod crd;
 mod error_chain;
+pub mod join;
 pub mod names;
 pub mod quantity;
 pub mod subresources;

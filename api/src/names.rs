@@ -77,3 +77,16 @@ pub const PART_OF: &str = "ovm";
 pub const REGISTERED_BY_LABEL: &str = "kubevirt.io/registered-by";
 /// Its value.
 pub const REGISTERED_BY_AGENT: &str = "ovm-agent";
+
+/// User name of a joined agent, before its node's name.
+pub const NODE_USER_PREFIX: &str = "kubevirt.io:node:";
+/// Group of joined agents.
+pub const NODES_GROUP: &str = "kubevirt.io:nodes";
+/// Group of whoever shows a bootstrap token for a host that joins. Kubernetes allows no dot in such a group.
+pub const JOINERS_GROUP: &str = "system:bootstrappers:kubevirt-io:node";
+/// Who signs the certificates of joined agents, once they are approved.
+pub const CLIENT_SIGNER: &str = "kubernetes.io/kube-apiserver-client";
+/// Annotation on a bootstrap token's Secret: the joined node whose place the host that joins with it takes, even while that node's agent lives.
+pub const REPLACES_NODE_ANNOTATION: &str = "kubevirt.io/replaces-node";
+/// Taint by which a joined agent that leaves asks for its guests to be stopped.
+pub const LEAVING_TAINT: &str = "kubevirt.io/leaving";

@@ -3,6 +3,7 @@
 //! ```text
 //! watches -> index -> queue of keys -> reconcile: observe -> plan::cluster::plan -> apply -> (again, until the plan rests)
 //! Leases  -> expiry -> keys that live on the node
+//! signing requests of hosts that join -> joining: plan::cluster -> approve or deny
 //!
 //! definitions ours? -> watches listed -> leading? -> a term: reconcile, expiry     (each arrow back again when it is not so any more)
 //! ```
@@ -17,6 +18,7 @@ mod context;
 mod error;
 mod index;
 mod installation;
+mod joining;
 mod kinds;
 mod leader;
 mod leases;
@@ -152,7 +154,11 @@ impl Controller {
 /// Acts until it is dropped.
 async fn serve_term(context: Context) {
     let term = Term::begin(context);
-    tokio::join!(leases::watch_expiry(term.0.clone()), reconcile::work(term.0.clone()));
+    tokio::join!(
+        leases::watch_expiry(term.0.clone()),
+        reconcile::work(term.0.clone()),
+        joining::settle_requests(term.0.clone())
+    );
 }
 
 impl Term {

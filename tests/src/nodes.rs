@@ -1,35 +1,55 @@
-//! Several nodes on one real API: `ovm-controller`, and for each node an `ovm-agent` with a libvirtd of its own. All on this host; a node is a name.
+//! Several nodes on one API: a controller, and for each node an `ovm-agent` with a libvirtd of its own. All on this host; a node is a name.
+//!
+//! [`Nodes::start`] gives each agent the administrator's kubeconfig, on a real API. [`Nodes::start_control`] gives none: agents join, as a user has them
+//! join, a real Kubernetes with `manifests/base` in force, or an `ovm-standalone`.
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
+use tempfile::TempDir;
 
 use crate::client::Client;
-use crate::kube::{ControlPlane, Server, Servers, why_unavailable};
+use crate::kube::{ControlPlane, Server, Servers, install, wait_until_served, why_unavailable};
 use crate::libvirtd::{PrivateLibvirtd, Signal, why_unsupported};
-use crate::programs::{output, program, repository, say_skipped};
+use crate::programs::{failure, output, program, repository, say_skipped};
+use crate::scenario::Api;
 use crate::stack::{BOOT_DEADLINE, DEADLINE, NAMESPACE, uid};
+use crate::standalone::{Standalone, free_address};
 use crate::wait::wait_for;
+
+/// The kubeconfig of a joined agent, in its host's directory.
+const JOINED_KUBECONFIG: &str = "agent.kubeconfig";
 
 /// Nodes, and the controller that gives them guests. They end with it, guests included.
 #[derive(Debug)]
 pub struct Nodes {
     // In the order in which they are to end.
     members: BTreeMap<String, Member>,
-    _controller: Server,
+    control: Control,
     servers: Servers,
     /// kubectl and virtctl of the administrator.
     pub client: Client,
-    control_plane: ControlPlane,
+    _home: TempDir,
+}
+
+/// API and controller.
+#[derive(Debug)]
+enum Control {
+    Kubernetes { _controller: Server, control_plane: Box<ControlPlane> },
+    Standalone { server: Standalone, _libvirtd: Box<PrivateLibvirtd> },
 }
 
 /// One node.
 #[derive(Debug)]
 struct Member {
     agent: Option<Server>,
+    /// Of a joined agent; the administrator's for others.
+    kubeconfig: PathBuf,
     libvirtd: PrivateLibvirtd,
 }
 
@@ -42,10 +62,27 @@ pub fn scenario(name: &str, nodes: &[&str], steps: impl FnOnce(&mut Nodes) -> Re
         say_skipped(name, &reason);
         return Ok(());
     }
-    let mut all = Nodes::start(nodes)?;
-    let result = steps(&mut all);
+    run(name, Nodes::start(nodes)?, steps)
+}
+
+/// Runs a scenario on hosts that are to join this API, and shows the logs if it fails. A host that cannot run them skips it, loudly.
+///
+/// # Errors
+/// When the servers do not start, or the scenario fails.
+pub fn joining_scenario(api: Api, name: &str, steps: impl FnOnce(&mut Nodes) -> Result<()>) -> Result<()> {
+    let name = format!("{name} ({api:?})");
+    let unavailable = why_unsupported().or_else(|| if api == Api::Kubernetes { why_unavailable() } else { None });
+    if let Some(reason) = unavailable {
+        say_skipped(&name, &reason);
+        return Ok(());
+    }
+    run(&name, Nodes::start_control(api)?, steps)
+}
+
+fn run(name: &str, mut nodes: Nodes, steps: impl FnOnce(&mut Nodes) -> Result<()>) -> Result<()> {
+    let result = steps(&mut nodes);
     if result.is_err() {
-        eprintln!("{name} failed\n{}", all.report());
+        eprintln!("{name} failed\n{}", nodes.report());
     }
     result
 }
@@ -57,16 +94,11 @@ impl Nodes {
     /// When one of them does not come up in time.
     pub fn start(names: &[&str]) -> Result<Self> {
         let control_plane = ControlPlane::start()?;
-        let client = control_plane.admin();
-        apply_kinds(&client)?;
-        let servers = Servers::new(control_plane.directory())?;
-        let mut command = Command::new(program("ovm-controller")?);
-        command.arg("--kubeconfig").arg(control_plane.kubeconfig());
-        let controller = servers.start("ovm-controller", &command)?;
-        let mut nodes = Self { members: BTreeMap::new(), _controller: controller, servers, client, control_plane };
+        apply_kinds(&control_plane.admin())?;
+        let kubeconfig = control_plane.kubeconfig();
+        let mut nodes = Self::on_kubernetes(control_plane, &kubeconfig, None)?;
         for name in names {
-            let libvirtd = PrivateLibvirtd::start()?;
-            nodes.members.insert((*name).to_owned(), Member { agent: None, libvirtd });
+            nodes.add_host(name)?;
             nodes.start_agent(name)?;
         }
         for name in names {
@@ -75,20 +107,153 @@ impl Nodes {
         Ok(nodes)
     }
 
+    /// Starts an API and its controller, for hosts that join.
+    ///
+    /// # Errors
+    /// When one of them does not come up in time.
+    pub fn start_control(api: Api) -> Result<Self> {
+        match api {
+            Api::Kubernetes => {
+                let control_plane = ControlPlane::start()?;
+                let listen = free_address()?;
+                install(&control_plane.admin(), listen)?;
+                let rights = control_plane.service_account("kubevirt-system", "ovm-controller", None)?;
+                let nodes = Self::on_kubernetes(control_plane, &rights, Some(listen))?;
+                wait_until_served(&nodes.client)?;
+                Ok(nodes)
+            }
+            Api::Standalone => {
+                let libvirtd = PrivateLibvirtd::start()?;
+                let server = Standalone::start(&libvirtd.directory().join("data"), &libvirtd.uri())?;
+                let home = tempfile::tempdir().context("make a folder")?;
+                let client = Client::new(&server.kubeconfig(), home.path());
+                let servers = Servers::new(home.path())?;
+                let control = Control::Standalone { server, _libvirtd: Box::new(libvirtd) };
+                Ok(Self { members: BTreeMap::new(), control, servers, client, _home: home })
+            }
+        }
+    }
+
+    fn on_kubernetes(control_plane: ControlPlane, rights: &Path, listen: Option<SocketAddr>) -> Result<Self> {
+        let home = tempfile::tempdir().context("make a folder")?;
+        let servers = Servers::new(home.path())?;
+        let mut command = Command::new(program("ovm-controller")?);
+        command.arg("--kubeconfig").arg(rights).args(listen.map(|address| format!("--listen={address}")));
+        let controller = servers.start("ovm-controller", &command)?;
+        let client = control_plane.admin();
+        let control = Control::Kubernetes { _controller: controller, control_plane: Box::new(control_plane) };
+        Ok(Self { members: BTreeMap::new(), control, servers, client, _home: home })
+    }
+
+    /// Starts a host's libvirtd. It has no agent.
+    ///
+    /// # Errors
+    /// When it does not come up in time.
+    pub fn add_host(&mut self, name: &str) -> Result<()> {
+        let libvirtd = PrivateLibvirtd::start()?;
+        let kubeconfig = self.client.kubeconfig().to_owned();
+        self.members.insert(name.to_owned(), Member { agent: None, kubeconfig, libvirtd });
+        Ok(())
+    }
+
+    /// `ovm-agent` on a host, with these arguments and the flags that say which host it is.
+    ///
+    /// # Errors
+    /// When there is no such host, or the program is not built.
+    pub fn on_host(&self, node: &str, arguments: &[&str]) -> Result<Command> {
+        let member = self.members.get(node).context("there is no such node")?;
+        let base = member.libvirtd.directory();
+        let mut command = Command::new(program("ovm-agent")?);
+        command
+            .args(arguments)
+            .arg("--kubeconfig")
+            .arg(base.join(JOINED_KUBECONFIG))
+            .arg("--data-dir")
+            .arg(base.join("data"));
+        Ok(command)
+    }
+
+    /// Joins a host by the command that `virtctl token create` printed, under the host's name; returns what was printed.
+    ///
+    /// # Errors
+    /// When it does not join.
+    pub fn join(&mut self, node: &str, command: &str, more: &[&str]) -> Result<String> {
+        let printed = output(self.join_command(node, command)?.args(more))?;
+        let member = self.members.get_mut(node).context("there is no such node")?;
+        member.kubeconfig = member.libvirtd.directory().join(JOINED_KUBECONFIG);
+        Ok(printed)
+    }
+
+    /// Has a host join, which is to fail; returns what was said.
+    ///
+    /// # Errors
+    /// When it joins.
+    pub fn join_fails(&self, node: &str, command: &str) -> Result<String> {
+        failure(&mut self.join_command(node, command)?)
+    }
+
+    fn join_command(&self, node: &str, command: &str) -> Result<Command> {
+        let words: Vec<&str> = command.split_whitespace().collect();
+        ensure!(words.first() == Some(&"ovm-agent"), "it is no command to join: {command}");
+        let mut join = self.on_host(node, &words[1..])?;
+        join.arg("--no-start");
+        if !words.contains(&"--node-name") {
+            join.args(["--node-name", node]);
+        }
+        Ok(join)
+    }
+
     /// Starts the agent of a node that has none.
     ///
     /// # Errors
     /// When it is not built.
     pub fn start_agent(&mut self, node: &str) -> Result<()> {
+        let flags: &[&str] = if self.has_joined(node) { &[] } else { &["--node-name", node, "--register-node"] };
+        self.start_agent_with(node, flags)
+    }
+
+    /// Starts the agent of a node that has none, with flags of the caller's.
+    ///
+    /// # Errors
+    /// When it is not built.
+    pub fn start_agent_with(&mut self, node: &str, flags: &[&str]) -> Result<()> {
         let member = self.members.get_mut(node).context("there is no such node")?;
         let base = member.libvirtd.directory();
         let mut command = Command::new(program("ovm-agent")?);
-        command.arg("--kubeconfig").arg(self.control_plane.kubeconfig());
-        command.args(["--node-name", node, "--register-node", "--emulation", "always"]);
+        command.arg("--kubeconfig").arg(&member.kubeconfig).args(["--emulation", "always"]).args(flags);
         command.args(["--libvirt-uri", &member.libvirtd.uri()]).arg("--data-dir").arg(base.join("data"));
         command.arg("--lock-dir").arg(base);
         member.agent = Some(self.servers.start(&format!("agent-{node}"), &command)?);
         Ok(())
+    }
+
+    /// Ends the agent of a node; its guests run on.
+    ///
+    /// # Errors
+    /// When it does not run, or does not end in time.
+    pub fn stop_agent(&mut self, node: &str) -> Result<()> {
+        let member = self.members.get_mut(node).context("there is no such node")?;
+        member.agent.take().context("the agent does not run")?.stop(Signal::Term)
+    }
+
+    fn has_joined(&self, node: &str) -> bool {
+        self.members.get(node).is_some_and(|member| member.kubeconfig.ends_with(JOINED_KUBECONFIG))
+    }
+
+    /// A host's own directory.
+    ///
+    /// # Errors
+    /// When there is no such host.
+    pub fn directory(&self, node: &str) -> Result<&Path> {
+        Ok(self.members.get(node).context("there is no such node")?.libvirtd.directory())
+    }
+
+    /// virsh on a host.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn virsh(&self, node: &str, arguments: &[&str]) -> Result<String> {
+        self.members.get(node).context("there is no such node")?.libvirtd.virsh(arguments)
     }
 
     /// The node is off: agent and guests are killed, and nothing of it returns.
@@ -185,12 +350,20 @@ impl Nodes {
 
     fn report(&self) -> String {
         let logs: Vec<String> = self.members.keys().map(|node| format!("agent-{node}")).collect();
-        let mut names: Vec<&str> = vec!["ovm-controller"];
-        names.extend(logs.iter().map(String::as_str));
+        let mut names: Vec<&str> = logs.iter().map(String::as_str).collect();
+        let control = match &self.control {
+            Control::Kubernetes { control_plane, .. } => {
+                names.push("ovm-controller");
+                control_plane.log()
+            }
+            Control::Standalone { server, .. } => server.log(),
+        };
         let objects = self.client.kubectl(&["get", "ovm,vm,nodes", "-A", "-o", "yaml"]);
         let events = self.client.kubectl(&["get", "events", "-A"]);
         let text = |text: Result<String>| text.unwrap_or_else(|error| format!("{error:#}"));
-        format!("{}\n{}\n{}", text(objects), text(events), self.servers.logs(&names))
+        let requests = self.client.kubectl(&["get", "csr", "-o", "yaml"]);
+        let requests = text(requests).lines().filter(|line| !line.contains("LS0tLS")).collect::<Vec<_>>().join("\n");
+        format!("{}\n{}\n{requests}\n{control}\n{}", text(objects), text(events), self.servers.logs(&names))
     }
 }
 

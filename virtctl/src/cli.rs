@@ -84,6 +84,9 @@ pub(crate) enum Verb {
     Vnc(VncArgs),
     /// Empties a node: cordons it, and stops its virtual machines in order; those of an OfflineVirtualMachine start elsewhere
     Drain(DrainArgs),
+    /// Makes, lists and deletes the tokens with which hosts join as hypervisors
+    #[command(subcommand)]
+    Token(TokenVerb),
     /// Prints the versions of this program and of the API server
     Version(VersionArgs),
     /// Prints a script that completes commands in a shell
@@ -102,6 +105,32 @@ pub(crate) enum AbiVerb {
     Diff(TargetArgs),
     /// Forgets all records: the next start decides everything anew
     Reset(TargetArgs),
+}
+
+/// What to do with the tokens with which hosts join.
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenVerb {
+    /// Makes a token, and prints the command that joins a host with it. It is good for one host
+    Create(TokenCreateArgs),
+    /// Lists the tokens that are not used up
+    List,
+    /// Deletes a token
+    Delete {
+        /// The token, or the part before its dot
+        #[arg(value_name = "ID")]
+        id: String,
+    },
+}
+
+/// The token to make.
+#[derive(Debug, Args)]
+pub(crate) struct TokenCreateArgs {
+    /// Time after which the token is no longer good, such as 30m or 24h
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = duration)]
+    pub(crate) ttl: Duration,
+    /// Let the host that joins with it take the place of this joined node, even while that node's agent lives
+    #[arg(long, value_name = "NODE")]
+    pub(crate) replace: Option<String>,
 }
 
 /// The virtual machine to act on.

@@ -17,6 +17,8 @@ pub(crate) struct Connection {
     pub(crate) client: Client,
     pub(crate) namespace: String,
     pub(crate) server: http::Uri,
+    /// Certificates (DER) of the authorities that the API server's certificate is checked against; none: those of this host.
+    pub(crate) authorities: Option<Vec<Vec<u8>>>,
 }
 
 impl Connection {
@@ -28,8 +30,10 @@ impl Connection {
         let config = config(flags).await?;
         let namespace = config.default_namespace.clone();
         let server = config.cluster_url.clone();
+        // A flag's file is not what the kubeconfig says.
+        let authorities = config.root_cert.clone().filter(|_| flags.certificate_authority.is_none());
         let client = Client::try_from(config).map_err(Error::Client)?;
-        Ok(Self { client, namespace, server })
+        Ok(Self { client, namespace, server, authorities })
     }
 
     /// An API error in one line.

@@ -86,6 +86,26 @@ pub(crate) enum Error {
     Terminal(#[source] nix::errno::Errno),
     #[error("cannot ask the API server for its version: {0}")]
     Version(String),
+    #[error("--ttl {0} s is not usable: give 1m or more, and at most a year")]
+    Ttl(u64),
+    #[error(transparent)]
+    NodeName(#[from] api::join::NodeNameError),
+    #[error("'{0}' is no token: give the part before its dot, as `virtctl token list` shows it")]
+    TokenId(String),
+    #[error("cannot get random bytes from {path}")]
+    Random {
+        path: &'static str,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("{operation}: {reason}")]
+    Token { operation: &'static str, reason: String },
+    #[error(
+        "the kubeconfig names no certificate authority (certificate-authority-data), by whose hash a host that joins knows the cluster; use one that does"
+    )]
+    NoAuthority,
+    #[error("ConfigMap kube-public/cluster-info holds no usable certificate authority: {0}")]
+    ClusterInfo(String),
 }
 
 fn at(path: Option<&PathBuf>) -> String {

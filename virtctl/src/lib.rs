@@ -51,6 +51,7 @@ async fn run(program: &'static str, cli: Cli) -> Result<(), Error> {
         Verb::Console(options) => verbs::console::run(&Connection::open(&cli.connection).await?, &options).await,
         Verb::Vnc(options) => verbs::vnc::run(&Connection::open(&cli.connection).await?, &options).await,
         Verb::Drain(options) => verbs::drain::run(&Connection::open(&cli.connection).await?, &options).await,
+        Verb::Token(verb) => verbs::token::run(&Connection::open(&cli.connection).await?, &verb).await,
         Verb::Version(options) => verbs::version::run(&cli.connection, &options).await,
         Verb::Completion { shell } => {
             verbs::completion::run(program, shell);

@@ -19,6 +19,7 @@ mod lifecycle;
 mod observed;
 mod orphans;
 mod processes;
+mod renewal;
 mod start;
 mod status;
 mod step;
@@ -38,4 +39,5 @@ pub use observed::{
 };
 pub use orphans::{OrphanFacts, OrphanVerdict, plan_orphans};
 pub use processes::{GuestRun, ProcVerdict, judge_processes};
+pub use renewal::{next_lifetime, renewal_time};
 pub use step::{EventType, FinalState, GuestEvent, Look, NodePlan, Report, StatusWrite, Step};

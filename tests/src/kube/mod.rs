@@ -21,7 +21,7 @@ pub use assets::{asset, why_unavailable};
 pub use authority::{Authority, Certificate};
 pub use cluster::{Cluster, why_no_cluster};
 pub use control_plane::{ControlPlane, Settings};
-pub(crate) use installation::wait_until_served;
+pub(crate) use installation::{install, wait_until_served};
 pub use node::Node;
 pub use pool::SharedApi;
 pub(crate) use pool::{Accounts, NODE, is_given, why_no_shared_api};

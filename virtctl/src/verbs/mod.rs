@@ -8,5 +8,6 @@ pub(crate) mod restart;
 mod running;
 pub(crate) mod start;
 pub(crate) mod stop;
+pub(crate) mod token;
 pub(crate) mod version;
 pub(crate) mod vnc;

@@ -1,0 +1,69 @@
+//! When a joined agent's client certificate is renewed, and for how long.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
+/// A certificate is renewed after this share of its life, in percent, or a little later: as kubelets do it.
+const EARLIEST_PERCENT: i32 = 70;
+/// How much later at most, so that hosts that joined together do not all ask at once.
+const SPREAD_PERCENT: u32 = 20;
+/// Signers date certificates back by this, so that clocks that are a little behind take them.
+const BACKDATED: SignedDuration = SignedDuration::from_mins(5);
+/// Those with a shorter life end as if they were not dated back.
+const SHORT: SignedDuration = SignedDuration::from_hours(8);
+/// Kubernetes signs for no less.
+const LEAST: Duration = Duration::from_mins(10);
+
+/// When the certificate of a node is to be renewed: `before` its end if that is given, else after 70 to 90 percent of its life, the same for the same
+/// node at each look.
+pub fn renewal_time(node: &str, not_before: Timestamp, not_after: Timestamp, before: Option<Duration>) -> Timestamp {
+    let life = not_after.duration_since(not_before);
+    let spread = node.bytes().fold(0_u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(u32::from(byte)));
+    let percent = EARLIEST_PERCENT + i32::try_from(spread % (SPREAD_PERCENT + 1)).unwrap_or_default();
+    let after = match before {
+        Some(before) => life - SignedDuration::try_from(before).unwrap_or(life),
+        None => life / 100 * percent,
+    };
+    not_before.checked_add(after.max(SignedDuration::ZERO)).unwrap_or(not_after)
+}
+
+/// The life that is asked for a successor: that of the one in force.
+pub fn next_lifetime(not_before: Timestamp, not_after: Timestamp) -> Duration {
+    let life = not_after.duration_since(not_before);
+    let asked = if life <= SHORT + BACKDATED { life - BACKDATED } else { life };
+    Duration::try_from(asked).unwrap_or(LEAST).max(LEAST)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_second(seconds).unwrap()
+    }
+
+    #[test]
+    fn a_certificate_is_renewed_late_in_its_life_and_not_by_all_at_once() {
+        let times: Vec<i64> =
+            ["n1", "n2", "node-17", "x"].map(|node| renewal_time(node, at(1000), at(2000), None).as_second()).to_vec();
+        assert!(times.iter().all(|time| (1700..=1900).contains(time)), "{times:?}");
+        assert!(times.iter().any(|time| *time != times[0]), "{times:?}");
+        assert_eq!(renewal_time("n1", at(1000), at(2000), None).as_second(), times[0]);
+    }
+
+    #[test]
+    fn an_operator_says_when() {
+        let before = |seconds| Some(Duration::from_secs(seconds));
+        assert_eq!(renewal_time("n1", at(1000), at(2000), before(300)), at(1700));
+        assert_eq!(renewal_time("n1", at(1000), at(2000), before(5000)), at(1000), "at once");
+    }
+
+    #[test]
+    fn a_successor_lives_as_long() {
+        let hour = 3600;
+        assert_eq!(next_lifetime(at(0), at(900)), Duration::from_mins(10), "600 s, dated back by 300");
+        assert_eq!(next_lifetime(at(0), at(90 * 24 * hour)), Duration::from_hours(90 * 24));
+        assert_eq!(next_lifetime(at(0), at(1)), LEAST);
+    }
+}
