@@ -1,6 +1,6 @@
 # Commands for people. What needs more than a line is in xtask/.
 .DEFAULT_GOAL := help
-.PHONY: help install build guest images kube-assets demo stop test lint bench
+.PHONY: help install build guest images packages kube-assets demo stop test lint bench
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,6 +19,9 @@ kube-assets: ## etcd, kube-apiserver, kubelet and the rest of a cluster for test
 
 images: install ## container images for a cluster, target/images/ovm-controller.tar and ovm-agent.tar (OCI archives)
 	@cargo xtask images
+
+packages: install ## Debian packages for hosts with systemd, target/packages/*.deb
+	@cargo xtask packages
 
 demo: install ## the user guide's example on this host: installs, builds and starts what is missing; state in .demo
 	@cargo xtask demo

@@ -23,6 +23,7 @@ pub mod metrics;
 pub mod node;
 pub mod objects;
 mod options;
+pub mod privileges;
 pub mod proc;
 pub mod run_command;
 pub mod seed;

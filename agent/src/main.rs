@@ -1,10 +1,10 @@
 //! The agent of one node. `image` works on the node's image store; `join` makes a host without Kubernetes a node.
 
-use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use agent::image_command::ImageArgs;
 use agent::join::JoinArgs;
+use agent::privileges::become_owner_of;
 use agent::run_command::RunArgs;
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
@@ -34,7 +34,9 @@ fn main() -> ExitCode {
     agent::libvirt::share_one_heap();
     let cli = Cli::parse();
     let result = match cli.command {
-        Some(Command::Image(arguments)) => arguments.run(&mut std::io::stdout().lock()).map_err(anyhow::Error::from),
+        Some(Command::Image(arguments)) => become_owner_of(&arguments.data_dir)
+            .map_err(anyhow::Error::from)
+            .and_then(|()| Ok(arguments.run(&mut std::io::stdout().lock())?)),
         Some(Command::Join(arguments)) => join(arguments),
         None => run(cli.run),
     };
@@ -50,11 +52,7 @@ fn main() -> ExitCode {
 #[tokio::main(worker_threads = 2)]
 async fn run(arguments: RunArgs) -> anyhow::Result<()> {
     let filter = EnvFilter::try_from_env("OVM_LOG").unwrap_or_else(|_| EnvFilter::new(LOG_FILTER));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
-        .init();
+    telemetry::logs::start(filter, true);
     let cancel = CancellationToken::new();
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let ended = cancel.clone();

@@ -114,15 +114,24 @@ impl Telemetry {
         let mut registry = Registry::with_prefix("ovm_agent");
         self.register(&mut registry);
         api_calls.register(&mut registry);
+        let refreshed = self.clone();
+        Server::new(registry, self.health.clone(), move || refreshed.refresh()).listen(address, cancel).await?;
+        Ok(())
+    }
+
+    /// The health that this is part of: of the agent, or of the process that it runs in.
+    pub fn health(&self) -> &Health {
+        &self.health
+    }
+
+    /// The agent's part of readiness. From here on it is not ready until it has started, libvirt answers and the API server takes its Lease.
+    pub fn look_after_readiness(&self) {
         let asked = self.clone();
         self.health.check("start", move || asked.lock().as_ref().map(drop).ok_or_else(|| "still under way".to_owned()));
         let asked = self.clone();
         self.health.check("libvirt", move || asked.libvirt_state());
         let asked = self.clone();
         self.health.check("API server", move || asked.api_state());
-        let refreshed = self.clone();
-        Server::new(registry, self.health.clone(), move || refreshed.refresh()).listen(address, cancel).await?;
-        Ok(())
     }
 
     fn register(&self, registry: &mut Registry) {

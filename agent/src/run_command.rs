@@ -9,6 +9,7 @@ use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use nix::unistd::gethostname;
 use plan::node::Emulation;
+use telemetry::systemd::{keep_told, tell_stopping};
 use telemetry::{ApiCalls, ListenError};
 use tokio_util::sync::CancellationToken;
 
@@ -120,6 +121,8 @@ impl RunArgs {
     /// If it does not start.
     pub async fn run(self, cancel: CancellationToken) -> Result<(), RunError> {
         let (api_calls, telemetry) = (ApiCalls::default(), Telemetry::default());
+        telemetry.look_after_readiness();
+        tokio::spawn(cancel.clone().run_until_cancelled_owned(keep_told(telemetry.health().clone())));
         if let Some(listen) = self.metrics_listen {
             telemetry.listen(listen, &api_calls, cancel.clone()).await?;
         }
@@ -139,8 +142,10 @@ impl RunArgs {
         };
         let agent = Agent::start(options, client, cancel.clone()).await?;
         if let Some(renewer) = joined {
-            tokio::spawn(cancel.run_until_cancelled_owned(renewer.run()));
+            tokio::spawn(cancel.clone().run_until_cancelled_owned(renewer.run()));
         }
+        cancel.cancelled().await;
+        tell_stopping();
         agent.ended().await;
         Ok(())
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use api::names;
 use events::{Recorder, Source};
 use kube::Client;
+use telemetry::Health;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -109,9 +110,14 @@ impl Agent {
         let disks = DiskStore::open(&options.data_dir)?;
         let calls = options.telemetry.libvirt.clone();
         let libvirt_options = LibvirtOptions { calls, ..LibvirtOptions::new(&options.libvirt_uri) };
+        let health = options.telemetry.health();
         let (libvirt, identity) = tokio::join!(
-            Libvirt::connect(libvirt_options),
-            NodeIdentity::load(&client, &options.data_dir, &options.node_name)
+            named(health, "libvirt's answer", Libvirt::connect(libvirt_options)),
+            named(
+                health,
+                "the API server's answer",
+                NodeIdentity::load(&client, &options.data_dir, &options.node_name)
+            )
         );
         let (libvirt, state) = (libvirt?, NodeState { identity: identity?, journal, disks });
         let registers = if options.register_node { Some(capacity(&libvirt).await?) } else { None };
@@ -136,6 +142,14 @@ impl Agent {
         }
         Ok(handle.run(context, heartbeat, client).await)
     }
+}
+
+/// Says that the start waits for `work`, for as long as it does.
+async fn named<T>(health: &Health, what: &'static str, work: impl Future<Output = T>) -> T {
+    health.set(what, Err("asked".to_owned()));
+    let done = work.await;
+    health.set(what, Ok(()));
+    done
 }
 
 /// What the host has for guests.

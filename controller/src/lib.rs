@@ -74,7 +74,7 @@ pub async fn run_and_serve(
     client: Client,
     cancel: CancellationToken,
 ) -> Result<(), ControllerError> {
-    let (metrics, health) = (Metrics::default(), Health::default());
+    let (metrics, health) = (Metrics::default(), options.health.clone());
     if let Some(served) = &options.metrics {
         let mut registry = Registry::with_prefix("ovm_controller");
         metrics.register(&mut registry);

@@ -92,6 +92,7 @@ async fn serve(flags: Flags) -> anyhow::Result<()> {
         uuid_compat: flags.uuid_compat,
         election: flags.leader_elect.then_some(ElectionTerms::KUBERNETES),
         metrics: flags.metrics_listen.map(|listen| MetricsOptions { listen, api_calls }),
+        ..ControllerOptions::default()
     };
     Ok(run_and_serve(options, server, client, cancel).await?)
 }

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use domain_xml::{DEFAULT_NIC_MODEL, Network};
 use plan::cluster::ElectionTerms;
-use telemetry::ApiCalls;
+use telemetry::{ApiCalls, Health};
 
 /// What a controller is told at its start. Network and model are written into `VM.status` at binding.
 #[derive(Clone, Debug)]
@@ -21,6 +21,8 @@ pub struct ControllerOptions {
     pub election: Option<ElectionTerms>,
     /// Where metrics and health are served; none: nowhere.
     pub metrics: Option<MetricsOptions>,
+    /// Where the controller says how its loops are: its own, or that of the process that it runs in.
+    pub health: Health,
 }
 
 /// Where metrics and health are served, and what is served beside the controller's own.
@@ -69,6 +71,7 @@ impl Default for ControllerOptions {
             uuid_compat: None,
             election: None,
             metrics: None,
+            health: Health::default(),
         }
     }
 }

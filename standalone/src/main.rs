@@ -7,7 +7,6 @@ mod console;
 mod options;
 mod run;
 
-use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -18,12 +17,7 @@ fn main() -> ExitCode {
     agent::libvirt::share_one_heap();
     let options = Options::parse();
     let filter = EnvFilter::try_from_env("OVM_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
-        .with_target(false)
-        .init();
+    telemetry::logs::start(filter, false);
     // Two threads: the work is waiting, for disks and for libvirt, and each thread costs memory.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let result = match runtime {

@@ -1,19 +1,31 @@
 //! Wires the three parts together, and runs them until the process is told to end.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use agent::metrics::Telemetry;
 use agent::{Agent, AgentOptions};
 use anyhow::{Context, Result};
 use apiserver::{ApiServer, Mount, User};
 use controller::ControllerOptions;
-use kube::Client;
+use kube::{Api, Client};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+
+use k8s_openapi::api::core::v1::Namespace;
+use telemetry::Health;
+use telemetry::systemd::{keep_told, tell_stopping};
 
 use crate::admission::VirtualMachineRules;
 use crate::console::{AGENT_USER, LocalConsole, name_caller};
 use crate::options::Options;
+
+/// What readiness says of the socket.
+const LISTENS: &str = "API server's socket";
+/// How often our own server is asked whether it answers.
+const SERVER_INTERVAL: Duration = Duration::from_secs(10);
+/// A read that takes longer never ends.
+const SERVER_STUCK: Duration = Duration::from_mins(1);
 
 /// Runs API server, agent and controller until SIGTERM or SIGINT.
 ///
@@ -22,11 +34,17 @@ use crate::options::Options;
 pub(crate) async fn run(options: Options) -> Result<()> {
     let begun = Instant::now();
     let cancel = CancellationToken::new();
+    let telemetry = Telemetry::default();
+    let health = telemetry.health().clone();
+    telemetry.look_after_readiness();
+    health.set(LISTENS, Err("not open yet".to_owned()));
+    tokio::spawn(cancel.clone().run_until_cancelled_owned(keep_told(health.clone())));
     let server = open_server(&options).await?;
     let agent_options = AgentOptions {
         libvirt_uri: options.libvirt_uri.clone(),
         emulation: options.emulation,
         register_node: true,
+        telemetry,
         ..AgentOptions::new(node_name(&options)?, &options.data_dir)
     };
     // Before the agent, which asks there for its guests' user data.
@@ -34,7 +52,11 @@ pub(crate) async fn run(options: Options) -> Result<()> {
     let agent = Agent::start(agent_options, client(&server, AGENT_USER), cancel.clone()).await?;
     console.set(agent.consoles());
     let endpoint = server.listen().await?;
+    health.set(LISTENS, Ok(()));
+    let probe = keep_asking(client(&server, "system:ovm-controller"), health.clone());
+    tokio::spawn(cancel.clone().run_until_cancelled_owned(probe));
     let controller_options = ControllerOptions {
+        health,
         network: options.network,
         nic_model: options.nic_model,
         uuid_compat: options.uuid_compat,
@@ -53,6 +75,7 @@ pub(crate) async fn run(options: Options) -> Result<()> {
         () = asked_to_end() => None,
     };
     cancel.cancel();
+    tell_stopping();
     tracing::info!("ending; guests keep running");
     let result = match ended {
         Some(result) => result,
@@ -94,6 +117,19 @@ fn mount_console(server: &ApiServer, node: String) -> Arc<LocalConsole> {
         router: router.layer(axum::middleware::from_fn_with_state(node, name_caller)),
     });
     console
+}
+
+/// Asks our own server again and again, so that one that hangs shows as a loop that hangs.
+async fn keep_asking(client: Client, health: Health) {
+    let namespaces: Api<Namespace> = Api::all(client);
+    let alive = health.watch_loop("API server", SERVER_STUCK);
+    loop {
+        alive.busy();
+        // A refusal is an answer too: what is asked here is whether one comes.
+        drop(namespaces.get_metadata_opt("kube-system").await);
+        alive.idle();
+        tokio::time::sleep(SERVER_INTERVAL).await;
+    }
 }
 
 async fn asked_to_end() {

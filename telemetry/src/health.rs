@@ -16,12 +16,16 @@ pub struct Health {
 #[derive(Debug)]
 pub struct LoopGuard {
     health: Health,
-    name: &'static str,
+    key: Key,
 }
+
+/// A loop's name, and a number of its own: there is one for each guest.
+type Key = (&'static str, u64);
 
 #[derive(Default)]
 struct State {
-    loops: BTreeMap<&'static str, Loop>,
+    loops: BTreeMap<Key, Loop>,
+    next_loop: u64,
     conditions: BTreeMap<&'static str, Result<(), String>>,
     checks: BTreeMap<&'static str, Check>,
 }
@@ -47,10 +51,14 @@ impl fmt::Debug for State {
 }
 
 impl Health {
-    /// Watches over a loop, no turn of which takes longer than `limit`.
+    /// Watches over a loop, no turn of which takes longer than `limit`. There may be several of one name; a new one stands in for those that panicked.
     pub fn watch_loop(&self, name: &'static str, limit: Duration) -> LoopGuard {
-        self.lock().loops.insert(name, Loop { limit, busy_since: None, has_panicked: false });
-        LoopGuard { health: self.clone(), name }
+        let mut state = self.lock();
+        state.loops.retain(|key, one| key.0 != name || !one.has_panicked);
+        let key = (name, state.next_loop);
+        state.next_loop += 1;
+        state.loops.insert(key, Loop { limit, busy_since: None, has_panicked: false });
+        LoopGuard { health: self.clone(), key }
     }
 
     /// What is still missing before the process is ready, or that it is not missing any more.
@@ -66,7 +74,7 @@ impl Health {
     /// A line for each loop that does not live.
     pub fn stuck(&self) -> Vec<String> {
         let state = self.lock();
-        let lines = state.loops.iter().filter_map(|(name, one)| {
+        let lines = state.loops.iter().filter_map(|((name, _), one)| {
             if one.has_panicked {
                 return Some(format!("{name}: has panicked"));
             }
@@ -102,7 +110,7 @@ impl LoopGuard {
     }
 
     fn change(&self, change: impl FnOnce(&mut Loop)) {
-        if let Some(one) = self.health.lock().loops.get_mut(self.name) {
+        if let Some(one) = self.health.lock().loops.get_mut(&self.key) {
             change(one);
         }
     }
@@ -113,7 +121,7 @@ impl Drop for LoopGuard {
         if std::thread::panicking() {
             self.change(|one| one.has_panicked = true);
         } else {
-            self.health.lock().loops.remove(self.name);
+            self.health.lock().loops.remove(&self.key);
         }
     }
 }
@@ -142,6 +150,21 @@ mod tests {
         });
         assert!(panicked.join().is_err());
         assert_eq!(health.stuck(), ["reconcile: has panicked"]);
+        let _again = health.watch_loop("reconcile", Duration::ZERO);
+        assert!(health.stuck().is_empty(), "it was started anew");
+    }
+
+    #[test]
+    fn each_of_several_loops_of_one_name_is_watched() {
+        let health = Health::default();
+        let (idle, busy) = (health.watch_loop("guest", Duration::ZERO), health.watch_loop("guest", Duration::ZERO));
+        busy.busy();
+        idle.busy();
+        idle.idle();
+        std::thread::yield_now();
+        assert_eq!(health.stuck().len(), 1);
+        drop(idle);
+        assert_eq!(health.stuck().len(), 1);
     }
 
     #[test]

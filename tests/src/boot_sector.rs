@@ -66,6 +66,26 @@ pub const OBEYS_POWER_BUTTON: [u8; SECTOR] = sector(&[
     0xEB, 0xEC, //             jmp wait
 ]);
 
+/// Powers off five seconds after the power button was pressed: a guest that needs its grace period.
+pub const OBEYS_SLOWLY: [u8; SECTOR] = sector(&[
+    0xBA, 0x02, 0x06, //       mov dx, 0x602
+    0xB8, 0x00, 0x01, //       mov ax, 0x100       let the button be seen
+    0xEF, //                   out dx, ax
+    0xFB, //             wait: sti
+    0xF4, //                   hlt                 until the clock ticks, 18 times a second
+    0xBA, 0x00, 0x06, //       mov dx, 0x600
+    0xED, //                   in ax, dx
+    0xF6, 0xC4, 0x01, //       test ah, 1          pressed?
+    0x74, 0xF5, //             jz wait
+    0xB9, 0x5B, 0x00, //       mov cx, 91          ticks: five seconds
+    0xF4, //             tidy: hlt
+    0xE2, 0xFD, //             loop tidy
+    0xBA, 0x04, 0x06, //       mov dx, 0x604
+    0xB8, 0x00, 0x20, //       mov ax, 0x2000      soft off
+    0xEF, //                   out dx, ax
+    0xEB, 0xE6, //             jmp wait
+]);
+
 /// What [`SERIAL`] prints when it starts.
 pub const SERIAL_BANNER: &str = "boot sector ready\r\n";
 

@@ -8,6 +8,7 @@
 //! - [`server`]: our programs as child processes, [`standalone`] in one or [`separate`] on a real API
 //! - [`nodes`]: several nodes on a real API
 //! - [`kube`]: a real Kubernetes
+//! - [`host`]: a Debian host with systemd, and our packages on it
 //! - [`client`], [`console`], [`watch`]: kubectl and virtctl as a user runs them
 //! - [`machines`]: manifests of small machines
 //! - [`programs`]: where the programs are, and how they are run
@@ -18,6 +19,7 @@
 pub mod boot_sector;
 pub mod client;
 pub mod console;
+pub mod host;
 pub mod kube;
 pub mod libvirtd;
 pub mod machines;

@@ -1,8 +1,6 @@
 //! What `make test` and continuous integration check, one step after another; the first failure ends it and is named.
 
-use std::fs;
 use std::io::{BufRead as _, BufReader};
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
@@ -10,10 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::ValueEnum;
 
 use crate::workspace::Workspace;
-use crate::{generate, guest, images, kube_assets, process};
-
-/// The version of cargo-deny that deny.toml is written for.
-const CARGO_DENY: &str = "0.20.2";
+use crate::{generate, guest, host_root, images, kube_assets, packages, process, tools};
 
 /// A part of the checks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -51,6 +46,11 @@ pub(crate) fn run(workspace: &Workspace, only: Option<Part>) -> Result<()> {
     step("kube-assets", || kube_assets::build(workspace))?;
     step("binaries", || process::run(workspace.cargo("build").args(["--locked", "--workspace", "--bins"])))?;
     step("images", || images::build(workspace, images::Profile::Dev))?;
+    step("packages", || packages::build(workspace, packages::Profile::Dev, 1))?;
+    step("host root", || {
+        host_root::build(workspace);
+        Ok(())
+    })?;
     let counts = step("tests", || run_tests(workspace))?;
     step("tree is clean", || {
         let after = git_status(workspace)?;
@@ -86,41 +86,14 @@ fn check_shell_scripts(workspace: &Workspace) -> Result<()> {
     Ok(())
 }
 
-/// Licenses, sources and banned crates. cargo-deny is built once, into the target folder, where it is not installed.
+/// Licenses, sources and banned crates.
 fn check_dependencies(workspace: &Workspace) -> Result<()> {
-    let tools = workspace.target.join("tools");
-    let own = tools.join("bin/cargo-deny");
-    let program = process::find("cargo-deny").or_else(|| own.is_file().then(|| own.clone()));
-    let program: PathBuf = if let Some(program) = program {
-        program
-    } else {
-        println!("ci: building cargo-deny {CARGO_DENY}, once (about a minute)");
-        // A check that runs for a second is not worth a release build.
-        let built = process::run(
-            workspace
-                .cargo("install")
-                .args([
-                    "cargo-deny",
-                    "--version",
-                    CARGO_DENY,
-                    "--locked",
-                    "--quiet",
-                    "--no-default-features",
-                    "--profile",
-                    "dev",
-                ])
-                .arg("--root")
-                .arg(&tools)
-                .env("CARGO_TARGET_DIR", tools.join("build")),
-        );
-        fs::remove_dir_all(tools.join("build")).ok();
-        if let Err(error) = built {
-            println!(
-                "SKIPPED dependencies (licenses, sources, bans): cargo-deny {CARGO_DENY} cannot be installed: {error:#}"
-            );
+    let program = match tools::CARGO_DENY.installed(workspace) {
+        Ok(program) => program,
+        Err(error) => {
+            println!("SKIPPED dependencies (licenses, sources, bans): {error:#}");
             return Ok(());
         }
-        own
     };
     process::run(
         Command::new(program)

@@ -5,11 +5,14 @@ mod ci;
 mod demo;
 mod generate;
 mod guest;
+mod host_root;
 mod images;
 mod kube_assets;
 mod kvm;
+mod packages;
 mod process;
 mod sim;
+mod tools;
 mod workspace;
 
 use std::path::PathBuf;
@@ -50,6 +53,17 @@ enum Command {
         #[arg(long, default_value = "release")]
         profile: images::Profile,
     },
+    /// Builds the Debian packages, target/packages/*.deb
+    Packages {
+        /// How the programs are compiled
+        #[arg(long, default_value = "release")]
+        profile: packages::Profile,
+        /// Revision of the packages: the same source packaged once more
+        #[arg(long, default_value_t = 1)]
+        revision: u32,
+    },
+    /// Makes the root of a Debian host with systemd and libvirt that tests boot, in target/host-root
+    HostRoot,
     /// Boots the demo guest's kernel under KVM, and says whether KVM works on this host
     KvmProbe,
     /// Shows the user guide's example on this host
@@ -94,6 +108,11 @@ fn run(command: Command) -> Result<()> {
         Command::Guest => guest::build(&workspace).map(drop),
         Command::KubeAssets => kube_assets::build(&workspace),
         Command::Images { profile } => images::build(&workspace, profile),
+        Command::Packages { profile, revision } => packages::build(&workspace, profile, revision),
+        Command::HostRoot => {
+            host_root::build(&workspace);
+            Ok(())
+        }
         Command::KvmProbe => {
             let guest = guest::build(&workspace)?;
             println!("{}", kvm::probe(&guest)?);

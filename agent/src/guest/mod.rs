@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use plan::node::{GuestKey, Look, NodePlan, Step, plan_guest};
+use telemetry::LoopGuard;
 use tokio::sync::Notify;
 use tracing::{debug, info, warn};
 
@@ -31,6 +32,9 @@ use memory::Memory;
 const MAX_ROUNDS: usize = 32;
 /// That pause.
 const CIRCLE_PAUSE: Duration = Duration::from_secs(5);
+
+/// A round that takes longer is stuck: each of its calls has a deadline. Preparing disks, which may copy for an hour, is no part of it.
+const STUCK: Duration = Duration::from_mins(10);
 
 /// What the supervisor holds of a worker.
 #[derive(Clone, Debug, Default)]
@@ -48,6 +52,7 @@ pub(crate) struct GuestWorker {
     looker: Looker,
     memory: Memory,
     bell: Bell,
+    alive: LoopGuard,
 }
 
 impl GuestWorker {
@@ -55,7 +60,8 @@ impl GuestWorker {
     pub(crate) fn new(context: Arc<NodeContext>, key: GuestKey, bell: Bell) -> Self {
         let domain_name = domain_xml::DomainName::new(&key.namespace, &key.name).to_string();
         let memory = Memory::new(Arc::clone(&bell.hints));
-        Self { looker: Looker { context, key, domain_name }, memory, bell }
+        let alive = context.telemetry.health().watch_loop("guest", STUCK);
+        Self { looker: Looker { context, key, domain_name }, memory, bell, alive }
     }
 
     /// Works until it is dropped.
@@ -63,6 +69,7 @@ impl GuestWorker {
         loop {
             self.bell.is_done.store(false, Ordering::Relaxed);
             let requeue = self.pass().await;
+            self.alive.idle();
             let woken = self.bell.wake.notified();
             match requeue {
                 Some(delay) => drop(tokio::time::timeout(delay, woken).await),
@@ -75,6 +82,7 @@ impl GuestWorker {
     pub(crate) async fn pass(&mut self) -> Option<Duration> {
         let mut reads = Reads::default();
         for _ in 0..MAX_ROUNDS {
+            self.alive.busy();
             let seen = self.observe(reads).await;
             let plan = plan_guest(Timestamp::now(), &seen.desired, &seen.observed);
             self.log(&plan);

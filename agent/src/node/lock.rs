@@ -49,8 +49,7 @@ impl HostLock {
         let path = directory.join(format!("{name}.lock"));
         let failed = |source| LockError::File { path: path.clone(), source };
         fs::create_dir_all(directory).map_err(failed)?;
-        let mut file =
-            OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path).map_err(failed)?;
+        let mut file = open(&path).map_err(failed)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -62,9 +61,29 @@ impl HostLock {
         }
         let written =
             file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id()));
-        written.map_err(failed)?;
-        Ok(Self { _file: file })
+        // What counts is the lock; its holder is named for the error of a second agent.
+        match written {
+            Err(error) if !is_not_ours(&error) => Err(failed(error)),
+            _ => Ok(Self { _file: file }),
+        }
     }
+}
+
+/// Opens the lock's file, whoever made it. Where all may write, the kernel lets nobody open another user's file with O_CREAT, not even root
+/// (<https://docs.kernel.org/admin-guide/sysctl/fs.html#protected-regular>); and reading is enough to lock.
+fn open(path: &Path) -> io::Result<File> {
+    match OpenOptions::new().read(true).write(true).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path)
+        }
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => File::open(path),
+        opened => opened,
+    }
+}
+
+/// Whether an error says that the file is open for reading only: `EBADF` for a write, `EINVAL` for a cut.
+fn is_not_ours(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EBADF | libc::EINVAL))
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use domain_xml::DomainName;
 use plan::node::GuestKey;
@@ -13,6 +14,9 @@ use tracing::{Instrument as _, error, info_span, warn};
 use super::NodeContext;
 use crate::guest::{Bell, GuestWorker};
 use crate::libvirt::{CrashedDetail, Event, Events, GuestEvent, GuestEventKind, Lifecycle};
+
+/// A turn only sends and wakes; one that takes longer is stuck.
+const STUCK: Duration = Duration::from_mins(1);
 
 /// The supervisor of all workers.
 pub(crate) struct Supervisor {
@@ -32,6 +36,14 @@ pub(crate) struct Inputs {
     pub(crate) surveys: mpsc::Receiver<BTreeSet<GuestKey>>,
 }
 
+/// One of them.
+enum Input {
+    Event(Event),
+    Changed(GuestKey),
+    Survey(BTreeSet<GuestKey>),
+    End(Result<(), tokio::task::JoinError>),
+}
+
 struct Worker {
     bell: Bell,
     task: tokio::task::AbortHandle,
@@ -44,13 +56,22 @@ impl Supervisor {
 
     /// Supervises until it is dropped, which ends the workers wherever they are.
     pub(crate) async fn run(mut self, mut inputs: Inputs) {
+        let alive = self.context.telemetry.health().watch_loop("supervisor", STUCK);
         loop {
-            tokio::select! {
-                Some(event) = inputs.events.next() => self.take_event(event),
-                Some(key) = inputs.changed.recv() => self.wake(&key),
-                Some(keys) = inputs.surveys.recv() => self.take_survey(keys),
-                Some(ended) = self.tasks.join_next(), if !self.tasks.is_empty() => self.take_end(ended),
+            let input = tokio::select! {
+                Some(event) = inputs.events.next() => Input::Event(event),
+                Some(key) = inputs.changed.recv() => Input::Changed(key),
+                Some(keys) = inputs.surveys.recv() => Input::Survey(keys),
+                Some(ended) = self.tasks.join_next(), if !self.tasks.is_empty() => Input::End(ended),
+            };
+            alive.busy();
+            match input {
+                Input::Event(event) => self.take_event(event),
+                Input::Changed(key) => self.wake(&key),
+                Input::Survey(keys) => self.take_survey(keys),
+                Input::End(ended) => self.take_end(ended),
             }
+            alive.idle();
         }
     }
 
