@@ -2,14 +2,17 @@
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
+use tests::boot_sector::IDLE;
+use tests::machines::offline_machine;
 use tests::programs::{demo_guest_disk, repository};
-use tests::stack::{BOOT_DEADLINE, NAMESPACE, Stack, uid};
+use tests::stack::{BOOT_DEADLINE, DEADLINE, NAMESPACE, Stack, uid};
 use tests::wait::wait_for;
 use tests::watch::Watch;
 
 tests::scenarios! {
     walk_through_of_the_guide: Console UserData,
     every_example_runs: Console UserData,
+    a_machine_is_waited_for_described_and_explained,
 }
 
 const IMAGE: &str = "kubevirt/cirros-registry-disk-demo:latest";
@@ -130,4 +133,92 @@ fn every_example_runs(stack: &mut Stack) -> Result<()> {
     let known = ["ovm-cloudinit-secret.yaml", "ovm-emptydisk.yaml", "ovm-watchdog.yaml", "ovm.yaml", "vm.yaml"];
     ensure!(examples == known, "the examples are {examples:?}");
     Ok(())
+}
+
+/// What a user reads and waits for with kubectl's own commands, which need nothing of ours but objects in good order.
+fn a_machine_is_waited_for_described_and_explained(stack: &mut Stack) -> Result<()> {
+    stack.import_sector("idle", &IDLE)?;
+    stack.client.create(&offline_machine(NAMESPACE, "reads", "idle", false))?;
+    waits(stack, "--for=jsonpath={.status.printableStatus}=Stopped", "ovm/reads")?;
+    waits(stack, "--for=condition=Ready=False", "ovm/reads")?;
+    stack.client.virtctl(&["start", "reads"])?;
+    waits(stack, "--for=condition=Ready", "ovm/reads")?;
+    waits(stack, "--for=condition=Ready", "vm/reads")?;
+    waits(stack, "--for=jsonpath={.status.ready}=true", "ovm/reads")?;
+    waits(stack, "--for=jsonpath={.status.phase}=Running", "vm/reads")?;
+
+    let node = stack.machine(NAMESPACE, "reads")?.context("it runs")?["status"]["nodeName"].clone();
+    let node = node.as_str().context("it has a node")?;
+    let label = format!("kubevirt.io/nodeName={node}");
+    prints(
+        stack,
+        &["describe", "ovm", "reads"],
+        &[&["Printable", "Status:", "Running"], &["Machine", "Type:", "pc-q35-"]],
+    )?;
+    prints(
+        stack,
+        &["describe", "vm", "reads"],
+        &[
+            &["Labels:", &label],
+            &["Node", "Name:", node],
+            &["Message:", "the guest runs"],
+            &["Normal", "Created", "virt-handler", "VM defined."],
+            &["Normal", "Started", "virt-handler", "VM started."],
+        ],
+    )?;
+    prints(
+        stack,
+        &["events", "--for", "ovm/reads"],
+        &[&["Normal", "SuccessfulCreate", "OfflineVirtualMachine/reads", "Created virtual machine: reads"]],
+    )?;
+    prints(stack, &["events", "--for", "vm/reads"], &[&["Normal", "Started", "VirtualMachine/reads", "VM started."]])?;
+    prints(
+        stack,
+        &["get", "vm", "reads", "-o", "wide"],
+        &[&["NAME", "PHASE", "NODENAME", "READY"], &["Running", node, "True"]],
+    )?;
+    prints(stack, &["get", "vm", "--field-selector", &format!("status.nodeName={node}")], &[&["reads"]])?;
+
+    for (field, words) in [
+        ("ovm", "Keeps one VirtualMachine of the same name running"),
+        ("ovm.spec.running", "Whether the virtual machine should run"),
+        ("ovm.spec.template.spec.domain.devices.disks.disk.bus", "`sata` on q35 if"),
+        ("ovm.spec.template.spec.tolerations.tolerationSeconds", "tolerates the taint"),
+        ("ovm.status.printableStatus", "word"),
+        ("vm.spec.domain.features.hyperv.spinlocks.spinlocks", "spin"),
+        ("vm.status.conditions.lastTransitionTime", "status"),
+        ("vm.status.abi.devices.address", "`pci:0000:02:01.0`"),
+    ] {
+        let said = stack.client.kubectl(&["explain", field])?;
+        let unwrapped = said.split_whitespace().collect::<Vec<_>>().join(" ");
+        ensure!(unwrapped.contains(words), "kubectl explain {field} prints\n{said}");
+        ensure!(!said.contains("<empty>"), "kubectl explain {field} has nothing to say of a field:\n{said}");
+    }
+
+    let said = stack.client.virtctl(&["version"])?;
+    let server = stack.client.kubectl(&["version"])?;
+    let server = server.lines().find(|line| line.starts_with("Server Version: ")).context("kubectl asks the server")?;
+    ensure!(said.lines().count() == 2 && said.starts_with("Client Version: v"), "virtctl version prints\n{said}");
+    ensure!(said.lines().any(|line| line == server), "virtctl version prints\n{said}\nand kubectl {server}");
+
+    stack.client.virtctl(&["stop", "reads"])?;
+    waits(stack, "--for=delete", "vm/reads")?;
+    waits(stack, "--for=condition=Ready=False", "ovm/reads")
+}
+
+/// `kubectl wait`, which is to end well.
+fn waits(stack: &Stack, what: &str, object: &str) -> Result<()> {
+    stack.client.kubectl(&["wait", what, object, "--timeout=60s"]).map(drop)
+}
+
+/// That kubectl prints for each of `lines` one with all its words.
+fn prints(stack: &Stack, arguments: &[&str], lines: &[&[&str]]) -> Result<()> {
+    wait_for("kubectl prints what is to be read", DEADLINE, || {
+        let printed = stack.client.kubectl(arguments)?;
+        for words in lines {
+            let found = printed.lines().any(|line| words.iter().all(|word| line.contains(word)));
+            ensure!(found, "kubectl {arguments:?} prints no line with {words:?} in\n{printed}");
+        }
+        Ok(())
+    })
 }

@@ -5,13 +5,19 @@ mod world;
 use std::time::Duration;
 
 use api::names::{OUT_OF_SERVICE_TAINT, VM_FINALIZER};
-use api::v1alpha1::Phase;
+use api::v1alpha1::{OfflineVirtualMachine, OfflineVirtualMachineStatus, Phase, VirtualMachine};
+use controller::ControllerOptions;
 use k8s_openapi::api::core::v1::{Namespace, Node};
 use kube::Api;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, PropagationPolicy};
 use serde_json::json;
 
 use world::{World, firmware_uuid, is_held, node_of, object, ovm, uid, vm};
+
+/// Conditions but for `Ready`, which is always there.
+fn complaints(status: &OfflineVirtualMachineStatus) -> Vec<&str> {
+    status.conditions.iter().map(|one| one.type_.as_str()).filter(|type_| *type_ != "Ready").collect()
+}
 
 #[tokio::test]
 async fn start_and_stop_with_one_event_each() {
@@ -69,7 +75,7 @@ async fn deleting_the_vm_restarts_it_with_the_new_template_and_the_old_uuid() {
     let second = world.vm_when("vm", "runs", |vm| uid(vm) == uid(&second) && world::phase(vm) == Phase::Running).await;
     assert_eq!(firmware_uuid(&second), firmware_uuid(&first));
     assert_eq!(second.spec.domain.resources.unwrap().requests.unwrap()["memory"].0, "128M");
-    world.status_when("vm", "has what it wanted", |status| status.ready && status.conditions.is_empty()).await;
+    world.status_when("vm", "has what it wanted", |status| status.ready && complaints(status).is_empty()).await;
 }
 
 #[tokio::test]
@@ -170,7 +176,7 @@ async fn somebody_else_s_vm_is_left_alone_and_said() {
     }))]);
     let foreign = world.vms().create(&PostParams::default(), &foreign).await.unwrap();
     world.create_ovm("vm", true).await;
-    let status = world.status_when("vm", "says so", |status| !status.conditions.is_empty()).await;
+    let status = world.status_when("vm", "says so", |status| !complaints(status).is_empty()).await;
     assert_eq!(status.conditions[0].reason.as_deref(), Some("FailedCreate"));
     assert!(!status.created);
     assert_eq!(uid(&world.vms().get("vm").await.unwrap()), uid(&foreign));
@@ -256,10 +262,56 @@ async fn two_namespaces_one_name_two_uuids() {
     let here = world.running("vm").await;
     let elsewhere = Api::namespaced(world.client.clone(), "other");
     elsewhere.create(&PostParams::default(), &ovm("vm", true)).await.unwrap();
-    let vms = Api::<api::v1alpha1::VirtualMachine>::namespaced(world.client.clone(), "other");
+    let vms = Api::<VirtualMachine>::namespaced(world.client.clone(), "other");
     let read = || async { vms.get_opt("vm").await.unwrap().filter(|vm| world::phase(vm) == Phase::Running) };
     let there = world.eventually("the other runs", read).await;
     assert_ne!(firmware_uuid(&here), firmware_uuid(&there));
+}
+
+#[tokio::test]
+async fn two_clusters_one_namespace_and_name_two_uuids() {
+    let mut uuids = Vec::new();
+    for _ in 0..2 {
+        let world = World::start(&["a"]).await;
+        world.create_ovm("vm", true).await;
+        uuids.push(firmware_uuid(&world.running("vm").await));
+    }
+    assert_ne!(uuids[0], uuids[1]);
+}
+
+/// `--uuid-compat=kubevirt-v0`: the name alone makes the UUID, so that one of two guests of a name has to wait, or to bring a UUID.
+#[tokio::test]
+async fn by_kubevirts_rule_two_namespaces_collide_and_the_second_says_with_whom() {
+    let mut world = World::start(&["a"]).await;
+    world
+        .restart_controller_with(ControllerOptions {
+            uuid_compat: Some("kubevirt-v0".parse().unwrap()),
+            ..ControllerOptions::default()
+        })
+        .await;
+    let other: Namespace = object(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "other"}}));
+    world.namespaces().create(&PostParams::default(), &other).await.unwrap();
+    world.create_ovm("testvm", true).await;
+    // As a guest of KubeVirt of that name had it.
+    assert_eq!(firmware_uuid(&world.running("testvm").await), "5a9fc181-957e-5c32-9e5a-2de5e9673531");
+
+    let elsewhere = Api::<OfflineVirtualMachine>::namespaced(world.client.clone(), "other");
+    elsewhere.create(&PostParams::default(), &ovm("testvm", true)).await.unwrap();
+    let vms = Api::<VirtualMachine>::namespaced(world.client.clone(), "other");
+    let refused = || async {
+        let conditions = vms.get_opt("testvm").await.unwrap()?.status?.conditions;
+        conditions.into_iter().find(|condition| condition.reason.as_deref() == Some("FirmwareUuidInUse"))
+    };
+    let condition = world.eventually("the second is refused", refused).await;
+    assert_eq!((condition.type_.as_str(), condition.status.as_str()), ("Scheduled", "False"));
+    assert!(condition.message.as_ref().unwrap().contains("default/testvm"), "{condition:?}");
+
+    let given = json!({"spec": {"template": {"spec": {"domain": {"firmware": {"uuid": "5d307ca9-b3ef-428c-8861-06e72d69f223"}}}}}});
+    elsewhere.patch("testvm", &PatchParams::default(), &Patch::Merge(&given)).await.unwrap();
+    vms.delete("testvm", &DeleteParams::default()).await.unwrap();
+    let runs = || async { vms.get_opt("testvm").await.unwrap().filter(|vm| world::phase(vm) == Phase::Running) };
+    let second = world.eventually("the second runs with a UUID of its own", runs).await;
+    assert_eq!(firmware_uuid(&second), "5d307ca9-b3ef-428c-8861-06e72d69f223");
 }
 
 #[tokio::test]
@@ -280,7 +332,7 @@ async fn a_create_that_fails_is_said_counted_and_tried_again() {
     assert!(event.message.unwrap().starts_with("Error creating virtual machine: "));
     world.gate.set(None);
     world.running("vm").await;
-    world.status_when("vm", "has nothing to complain of", |status| status.ready && status.conditions.is_empty()).await;
+    world.status_when("vm", "has nothing to complain of", |status| status.ready && complaints(status).is_empty()).await;
 }
 
 #[tokio::test]

@@ -81,7 +81,7 @@ impl World {
         let client = || Client::new(server.local_service(User::system("test")), "default");
         let cancel = CancellationToken::new();
         let agents = Arc::new(Mutex::new(Agents { age: 60, ..Agents::default() }));
-        let controller = start_controller(client());
+        let controller = start_controller(client(), ControllerOptions::default());
         let end = cancel.clone().drop_guard();
         let world = Self { client: client(), gate, agents, controller, _end: end, _directory: directory };
         world
@@ -112,7 +112,12 @@ impl World {
 
     /// Ends the controller, and starts another that knows nothing.
     pub(crate) async fn restart_controller(&mut self) {
-        let next = start_controller(self.client.clone());
+        self.restart_controller_with(ControllerOptions::default()).await;
+    }
+
+    /// Another controller takes over, which was told something else.
+    pub(crate) async fn restart_controller_with(&mut self, options: ControllerOptions) {
+        let next = start_controller(self.client.clone(), options);
         let (end, ended) = std::mem::replace(&mut self.controller, next);
         end.cancel();
         ended.await.unwrap();
@@ -239,9 +244,9 @@ impl World {
     }
 }
 
-fn start_controller(client: Client) -> (CancellationToken, JoinHandle<()>) {
+fn start_controller(client: Client, options: ControllerOptions) -> (CancellationToken, JoinHandle<()>) {
     let cancel = CancellationToken::new();
-    let running = controller::run(ControllerOptions::default(), client, cancel.clone());
+    let running = controller::run(options, client, cancel.clone());
     (cancel, tokio::spawn(async move { running.await.unwrap() }))
 }
 

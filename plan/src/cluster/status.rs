@@ -10,7 +10,7 @@ use super::objects::{
 use super::ovm::is_running;
 use super::start_failure;
 use super::template::differs;
-use super::vm::{NODE_LOST, SCHEDULED};
+use super::vm::{NODE_LOST, READY, SCHEDULED};
 
 /// Condition of an OVM whose create or delete fails.
 const FAILURE: &str = "Failure";
@@ -35,8 +35,20 @@ impl Draft<'_> {
         status.start_failure = start_failure::next(ovm, ours, self.now.wall);
         self.set_failure(&mut status.conditions, ovm, vm);
         self.set_restart_required(&mut status.conditions, ovm, ours);
-        status.printable_status = Some(self.printable_status(ovm, ours, &status));
+        let word = self.printable_status(ovm, ours, &status);
+        self.set_ready(&mut status, &word);
+        status.printable_status = Some(word);
         status
+    }
+
+    /// `ready` once more, for `kubectl wait --for=condition=Ready`; unknown while nobody hears of the guest.
+    fn set_ready(&self, status: &mut OfflineVirtualMachineStatus, word: &str) {
+        let (value, message) = match status.ready {
+            true if word == NODE_LOST => ("Unknown", "the agent of its node is silent; the guest may still run there"),
+            true => ("True", "the guest runs"),
+            false => ("False", "the guest does not run"),
+        };
+        set_condition(&mut status.conditions, self.now.wall, READY, value, word, message);
     }
 
     fn set_failure(&self, conditions: &mut Vec<Condition>, ovm: &OfflineVirtualMachine, vm: Option<&VirtualMachine>) {

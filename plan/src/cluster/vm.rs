@@ -16,8 +16,8 @@ use super::{Claim, LeaseVerdict, MetadataEdit, Next, Step};
 
 /// Condition of a VM without a node.
 pub(super) const SCHEDULED: &str = "Scheduled";
-/// Condition that says whether the guest runs.
-const READY: &str = "Ready";
+/// Condition that says whether the guest runs, of a VM and of an OVM.
+pub(super) const READY: &str = "Ready";
 /// Reason of a VM whose node is silent.
 pub(super) const NODE_LOST: &str = "NodeLost";
 /// Reason of a VM that was failed by a fence.
