@@ -11,6 +11,7 @@
 //! - [`host`]: a Debian host with systemd, and our packages on it
 //! - [`client`], [`console`], [`watch`]: kubectl and virtctl as a user runs them
 //! - [`machines`]: manifests of small machines
+//! - [`seen`]: a guest that prints what it sees of its machine
 //! - [`programs`]: where the programs are, and how they are run
 //! - [`wait`]: waiting for a state with a deadline
 //!
@@ -26,6 +27,7 @@ pub mod machines;
 pub mod nodes;
 pub mod programs;
 pub mod scenario;
+pub mod seen;
 pub mod separate;
 pub mod server;
 pub mod small_disk;

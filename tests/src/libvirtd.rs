@@ -15,6 +15,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use tempfile::TempDir;
 
+use crate::programs::{output, repository};
 use crate::wait::wait_for;
 
 const SCRIPT: &str = include_str!("libvirtd.sh");
@@ -24,6 +25,9 @@ const READY_DEADLINE: Duration = Duration::from_mins(1);
 
 /// What has to be installed for a private libvirtd.
 const TOOLS: [&str; 5] = ["unshare", "tini", "libvirtd", "virtlogd", "virsh"];
+
+/// What of a QEMU is its own: the emulator, its modules and its firmware.
+const QEMU: [&str; 3] = ["/usr/bin/qemu-system-x86_64", "/usr/lib/x86_64-linux-gnu/qemu", "/usr/share/qemu"];
 
 /// How a daemon is made to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -144,6 +148,34 @@ impl PrivateLibvirtd {
         self.start_daemon()
     }
 
+    /// Puts an older QEMU in the place of the host's, as [`older_qemu`] found it, and has the daemon look anew. Guests that run go on in theirs.
+    ///
+    /// # Errors
+    /// When it cannot be put there, or the daemon does not answer in time.
+    pub fn downgrade_qemu(&mut self, root: &Path) -> Result<()> {
+        // What libvirt finds out about it is not to be what others read of the host's.
+        self.swap_qemu(
+            r#"mkdir -p "$2/older-cache"; mount --bind "$2/older-cache" /var/cache/libvirt
+            for path in $3; do mount --bind "$1$path" "$path"; done"#,
+            root,
+        )
+    }
+
+    /// Puts the host's QEMU back, as an upgrade does.
+    ///
+    /// # Errors
+    /// When the daemon does not answer in time.
+    pub fn upgrade_qemu(&mut self) -> Result<()> {
+        self.swap_qemu(r#"for path in $3 /var/cache/libvirt; do umount "$path"; done"#, Path::new(""))
+    }
+
+    fn swap_qemu(&mut self, script: &str, root: &Path) -> Result<()> {
+        self.stop_daemon(Signal::Term)?;
+        let mut swap = self.inside(Path::new("bash"))?;
+        output(swap.args(["-euc", script, "swap"]).arg(root).arg(self.directory()).arg(QEMU.join(" ")))?;
+        self.start_daemon()
+    }
+
     /// Makes the daemon hang: connections open, no call returns.
     ///
     /// # Errors
@@ -230,6 +262,12 @@ pub fn why_unsupported() -> Option<String> {
         .filter(|tool| !std::env::split_paths(&path).any(|directory| directory.join(tool).exists()))
         .collect();
     if missing.is_empty() { None } else { Some(format!("not installed: {}", missing.join(", "))) }
+}
+
+/// The file system of an older QEMU than the host's, which `xtask/host/older-qemu.sh` has fetched; none where none was to be had.
+pub fn older_qemu() -> Option<PathBuf> {
+    let root = repository().join("target/older-qemu/root");
+    (root.with_file_name("version").is_file() && QEMU.iter().all(|path| Path::new(path).exists())).then_some(root)
 }
 
 /// What libvirt found out about this host's QEMU, kept from one daemon to the next: finding out takes five seconds.

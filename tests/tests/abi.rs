@@ -2,16 +2,18 @@
 //! that libvirt resolves otherwise by now, and one that is gone.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use tests::boot_sector::IDLE;
 use tests::client::Client;
-use tests::libvirtd::Signal;
+use tests::libvirtd::{Signal, older_qemu};
 use tests::machines::offline_machine;
-use tests::programs::demo_guest_disk;
+use tests::programs::{demo_guest_disk, say_skipped};
+use tests::seen::{disks, printed, printing_machine};
 use tests::server::Server;
-use tests::stack::{BOOT_DEADLINE, DEADLINE, NAMESPACE, Stack};
+use tests::stack::{DEADLINE, NAMESPACE, Stack};
 use tests::wait::wait_for;
 
 tests::scenarios! {
@@ -23,13 +25,6 @@ tests::scenarios! {
 
 /// Starts of the guest that prints; `ABI_STARTS` says otherwise.
 const STARTS: usize = 3;
-
-/// What the demo guest runs at boot: all that it sees of its machine. A disk is named by where it sits and its size.
-const PRINT: &str = "#!/bin/sh
-{ echo ABI-BEGIN; cat /sys/class/dmi/id/product_uuid /sys/class/dmi/id/product_serial;
-for d in /sys/bus/pci/devices/*; do echo ${d##*/} $(cat $d/vendor $d/device); done; cat /sys/class/net/*/address;
-for d in /sys/block/[vs]d*; do echo $(readlink $d) $(cat $d/size); done; echo ABI-END; } > /dev/console 2>&1
-";
 
 /// Machine type, serial number and each aliased device's address, as the running domain has them.
 fn abi(stack: &Stack, name: &str) -> Result<BTreeMap<String, String>> {
@@ -229,45 +224,90 @@ fn editor(stack: &mut Stack) -> Result<Client> {
     Ok(user)
 }
 
+/// The first start is under an older QEMU, where there is one: `q35` is another version there. The others are after its upgrade.
 fn i4_the_guest_prints_the_same_at_every_start(stack: &mut Stack) -> Result<()> {
     let starts = std::env::var("ABI_STARTS").ok().and_then(|text| text.parse().ok()).unwrap_or(STARTS);
     stack.import("demo", &demo_guest_disk()?)?;
-    let mut ovm = offline_machine(NAMESPACE, "prints", "demo", false);
-    let spec = &mut ovm["spec"]["template"]["spec"];
-    spec["domain"]["resources"]["requests"]["memory"] = json!("64M");
-    stack.client.create(&ovm)?;
-    // The seed comes and goes between others; the guest's own disks are always the same two, in one order or the other.
-    let with = |extra: &[&str]| {
-        let bus = json!({"bus": "virtio"});
-        let mut disks = vec![json!({"name": "root", "volumeName": "root", "disk": bus})];
-        let mut volumes = vec![json!({"name": "root", "registryDisk": {"image": "demo"}})];
-        for name in extra {
-            disks.push(json!({"name": name, "volumeName": name, "disk": bus}));
-            volumes.push(match *name {
-                "seed" => json!({"name": "seed", "cloudInitNoCloud": {"userData": PRINT}}),
-                name => json!({"name": name, "emptyDisk": {"capacity": "2Mi"}}),
-            });
+    stack.import_sector("idle", &IDLE)?;
+    let older = older_qemu();
+    match &older {
+        Some(root) => stack.libvirtd.downgrade_qemu(root)?,
+        None => {
+            say_skipped("i4_the_guest_prints_the_same_at_every_start: over an upgrade of QEMU", "there is no older one")
         }
-        json!({"spec": {"template": {"spec": {"domain": {"devices": {"disks": disks}}, "volumes": volumes}}}})
-    };
-    let mut printed: Vec<String> = Vec::new();
+    }
+    stack.client.create(&printing_machine(NAMESPACE, "prints", "demo"))?;
+    let mut first: Option<String> = None;
     for start in 0..starts {
         let order: &[&str] = if start % 2 == 0 { &["seed", "data"] } else { &["data", "seed"] };
-        stack.client.merge("ovm", NAMESPACE, "prints", &with(order))?;
+        let template = json!({"spec": {"template": {"spec": disks("demo", order)}}});
+        stack.client.merge("ovm", NAMESPACE, "prints", &template)?;
         if start % 2 == 1 {
             stack.server.restart(Signal::Term)?;
         }
         stack.client.virtctl(&["start", "prints"])?;
         let mut console = stack.console(NAMESPACE, "prints")?;
-        console.expect("ABI-BEGIN", BOOT_DEADLINE)?;
-        let text = console.expect("ABI-END", BOOT_DEADLINE)?;
-        ensure!(text.contains("0000:00:1f.2"), "the guest prints {text}");
-        if let Some(first) = printed.first() {
-            ensure!(*first == text, "at start {start} the guest prints\n{text}\nand at the first\n{first}");
+        let text = printed(&mut console)?;
+        let before = first.get_or_insert_with(|| text.clone());
+        ensure!(*before == text, "at start {start} the guest prints\n{text}\nand at the first\n{before}");
+        if start == 0 && older.is_some() {
+            // The guest runs on in the older one, and is started in the newer.
+            stack.libvirtd.upgrade_qemu()?;
         }
-        printed.push(text);
         stack.client.virtctl(&["stop", "prints"])?;
         stack.wait_until_gone(NAMESPACE, "prints")?;
     }
-    Ok(())
+    an_earlier_builds_record_still_gives_its_machine(stack)?;
+    let Some(root) = older else { return Ok(()) };
+    another_version_is_newest(stack, &first.context("the guest was started")?)?;
+    a_downgrade_is_told(stack, &root)
+}
+
+/// An upgrade of this software: an earlier build wrote this record under QEMU 7.2, and its guest printed this. Neither file is ever to change.
+fn an_earlier_builds_record_still_gives_its_machine(stack: &Stack) -> Result<()> {
+    let saved: Value = serde_json::from_str(include_str!("../golden/abi-record.json")).context("read the record")?;
+    stack.client.kubectl(&["delete", "ovm", "prints"])?;
+    wait_for("the records are gone with their owner", DEADLINE, || {
+        ensure!(record(stack, "prints").is_err(), "there is one");
+        Ok(())
+    })?;
+    stack.client.create(&saved)?;
+    stack.client.create(&printing_machine(NAMESPACE, "prints", "demo"))?;
+    stack.client.virtctl(&["start", "prints"])?;
+    let text = printed(&mut stack.console(NAMESPACE, "prints")?)?;
+    // How large the demo guest's disk is, is the demo guest's affair.
+    let is_root = |line: &str| line.split(' ').next().is_some_and(|at| at.ends_with("/vda"));
+    let line = |line: &str| if is_root(line) { line.split(' ').next().unwrap_or_default() } else { line }.to_owned();
+    let text: Vec<String> = text.trim().lines().map(|all| line(all.trim_end())).collect();
+    let text = text.join("\n") + "\n";
+    let before = include_str!("../golden/abi-printed.txt");
+    ensure!(text == before, "the guest prints\n{text}\nand under the earlier build\n{before}");
+    stack.client.virtctl(&["stop", "prints"])?;
+    stack.wait_until_gone(NAMESPACE, "prints")
+}
+
+/// That the upgrade was one: a new guest gets a machine that the first did not.
+fn another_version_is_newest(stack: &Stack, printed: &str) -> Result<()> {
+    stack.client.create(&offline_machine(NAMESPACE, "newer", "idle", true))?;
+    stack.wait_for_status(NAMESPACE, "newer", true, true)?;
+    let machine = abi(stack, "newer")?.remove("machine").context("it has a machine type")?;
+    ensure!(!printed.contains(&machine), "{machine} is what the first guest has");
+    stack.client.virtctl(&["stop", "newer"])?;
+    stack.wait_until_gone(NAMESPACE, "newer")
+}
+
+/// A record from the newer QEMU on a node that has the older one only.
+fn a_downgrade_is_told(stack: &mut Stack, root: &Path) -> Result<()> {
+    stack.libvirtd.downgrade_qemu(root)?;
+    stack.client.virtctl(&["start", "newer"])?;
+    wait_for("a condition names record, machine type and remedy", DEADLINE, || {
+        let machine = stack.machine(NAMESPACE, "newer")?.context("there is no VirtualMachine")?;
+        let conditions = machine["status"]["conditions"].to_string();
+        for part in ["MachineTypeGone", "newer-abi-1", "is not offered on node", "virtctl abi reset newer"] {
+            ensure!(conditions.contains(part), "no {part} in {conditions}");
+        }
+        Ok(())
+    })?;
+    stack.libvirtd.upgrade_qemu()?;
+    stack.wait_for_status(NAMESPACE, "newer", true, true).map(drop)
 }

@@ -51,6 +51,10 @@ pub(crate) fn run(workspace: &Workspace, only: Option<Part>) -> Result<()> {
         host_root::build(workspace);
         Ok(())
     })?;
+    step("older QEMU", || {
+        let script = workspace.root.join("xtask/host/older-qemu.sh");
+        process::run(Command::new(script).arg(workspace.root.join("target/older-qemu")))
+    })?;
     let counts = step("tests", || run_tests(workspace))?;
     step("tree is clean", || {
         let after = git_status(workspace)?;
