@@ -97,6 +97,16 @@ impl Client {
         Ok(printed)
     }
 
+    /// `kubectl create FLAGS -f -` with one object.
+    ///
+    /// # Errors
+    /// When the server refuses it; the message is what kubectl said.
+    pub fn create_with(&self, flags: &[&str], object: &Value) -> Result<String> {
+        let (succeeded, printed, said) = self.feed(&[&["create", "-f", "-"], flags].concat(), object)?;
+        ensure!(succeeded, "{said}");
+        Ok(printed)
+    }
+
     /// `kubectl apply --server-side -f -` with one object or a list.
     ///
     /// # Errors

@@ -233,7 +233,10 @@ fn i4_the_guest_prints_the_same_at_every_start(stack: &mut Stack) -> Result<()> 
     match &older {
         Some(root) => stack.libvirtd.downgrade_qemu(root)?,
         None => {
-            say_skipped("i4_the_guest_prints_the_same_at_every_start: over an upgrade of QEMU", "there is no older one")
+            say_skipped(
+                "i4_the_guest_prints_the_same_at_every_start: over an upgrade of QEMU",
+                "there is no older one",
+            );
         }
     }
     stack.client.create(&printing_machine(NAMESPACE, "prints", "demo"))?;
@@ -256,6 +259,10 @@ fn i4_the_guest_prints_the_same_at_every_start(stack: &mut Stack) -> Result<()> 
         }
         stack.client.virtctl(&["stop", "prints"])?;
         stack.wait_until_gone(NAMESPACE, "prints")?;
+    }
+    // The rest is not the API's affair, and boots are slow.
+    if matches!(stack.server, Server::Separate(_)) {
+        return Ok(());
     }
     an_earlier_builds_record_still_gives_its_machine(stack)?;
     let Some(root) = older else { return Ok(()) };

@@ -86,8 +86,8 @@ impl Cluster {
     }
 
     /// Its control plane.
-    pub fn control_plane(&mut self) -> &mut ControlPlane {
-        &mut self.control_plane
+    pub fn control_plane(&self) -> &ControlPlane {
+        &self.control_plane
     }
 
     /// A node by name.

@@ -43,7 +43,7 @@ pub struct ControlPlane {
     controllers: Option<Server>,
     scheduler: Option<Server>,
     api: Option<Server>,
-    _etcd: Server,
+    etcd: Server,
     room: Option<Room>,
     servers: Servers,
     settings: Settings,
@@ -114,7 +114,7 @@ impl ControlPlane {
             controllers: None,
             scheduler: None,
             api: None,
-            _etcd: etcd,
+            etcd,
             room,
             servers,
             settings,
@@ -246,6 +246,22 @@ impl ControlPlane {
         })??;
         self.api = Some(api);
         Ok(())
+    }
+
+    /// Stops the datastore in its tracks: the API server takes requests, and answers none that needs it.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn suspend_datastore(&self) -> Result<()> {
+        self.etcd.signal(nix::sys::signal::Signal::SIGSTOP)
+    }
+
+    /// Lets the datastore go on.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn resume_datastore(&self) -> Result<()> {
+        self.etcd.signal(nix::sys::signal::Signal::SIGCONT)
     }
 
     /// The ends of the logs.

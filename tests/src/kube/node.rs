@@ -143,6 +143,34 @@ impl Node {
         self.signal_kubelet("-CONT")
     }
 
+    /// Ends the kubelet, and starts it as it was: it asks for new tokens for its pods.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn restart_kubelet(&self) -> Result<()> {
+        let file = self.directory.join("kubelet.pid");
+        let log = self.directory.join("log/kubelet.log");
+        let restart = r#"pid=$(cat "$1"); mapfile -d '' words < "/proc/$pid/cmdline"; kill "$pid"
+            while kill -0 "$pid" 2>/dev/null; do sleep 0.05; done
+            setsid "${words[@]}" >> "$2" 2>&1 < /dev/null & echo $! > "$1""#;
+        let (file, log) = (file.display().to_string(), log.display().to_string());
+        self.run(&["bash", "-c", restart, "restart", &file, &log]).map(drop)
+    }
+
+    /// Sends a signal (`-KILL`) to the program of this name in a pod of the node.
+    ///
+    /// # Errors
+    /// When there is not exactly one.
+    pub fn signal(&self, pod: &str, program: &str, signal: &str) -> Result<()> {
+        let send = r#"found=()
+            for comm in $(grep -lx "$2" /proc/[0-9]*/comm 2>/dev/null); do
+              if grep -qzx "HOSTNAME=$1" "${comm%comm}environ"; then found+=("$(echo "$comm" | cut -d/ -f3)"); fi
+            done
+            [ ${#found[@]} = 1 ] || { echo "${#found[@]} processes of $1 are named $2" >&2; exit 1; }
+            kill "$3" "${found[0]}""#;
+        self.run(&["bash", "-c", send, "signal", pod, program, signal]).map(drop)
+    }
+
     /// Ends libvirtd, not its guests, and starts it again.
     ///
     /// # Errors

@@ -6,7 +6,8 @@ use tests::programs::repository;
 use tests::stack::{BOOT_DEADLINE, uid};
 use tests::wait::wait_for;
 
-use crate::world::{DEADLINE, World};
+use crate::nodes::{expect_same, guests_on_both_nodes, stop_all};
+use crate::world::{DEADLINE, SYSTEM, World};
 
 const NAME: &str = "ovm-cirros";
 
@@ -48,6 +49,26 @@ pub(crate) fn a_namespace_takes_its_machines_with_it(world: &World) -> Result<()
     })?;
     world.admin.kubectl(&["delete", "namespace", "going", "--timeout=180s"])?;
     world.wait_until_gone("going", "guest")
+}
+
+/// What `manifests/uninstall` leaves is taken up by the next install.
+pub(crate) fn an_uninstall_leaves_guests_running_and_an_install_finds_them(world: &World) -> Result<()> {
+    let admin = &world.admin;
+    let guests = guests_on_both_nodes(world)?;
+    let manifests = |folder: &str| repository().join("manifests").join(folder).display().to_string();
+    admin.kubectl(&["delete", "-k", &manifests("uninstall"), "--timeout=120s"])?;
+    wait_for("no pod of ours is left", DEADLINE, || {
+        let left = admin.kubectl(&["get", "pods", "-n", SYSTEM, "-o", "name"])?;
+        ensure!(left.is_empty(), "there are {left}");
+        Ok(())
+    })?;
+    expect_same(world, &guests)?;
+    admin.kubectl(&["apply", "-k", &manifests("overlays/dev")])?;
+    for workload in ["deployment/ovm-controller", "daemonset/ovm-agent"] {
+        world.wait_for_rollout(workload)?;
+    }
+    expect_same(world, &guests)?;
+    stop_all(world, &guests)
 }
 
 fn firmware_uuid(world: &World, machine: &serde_json::Value) -> Result<String> {

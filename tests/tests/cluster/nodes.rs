@@ -94,9 +94,9 @@ fn lost_then_fenced(world: &World, before: &Value) -> Result<Value> {
 }
 
 /// A running machine: node, name, UID, process.
-type Guest = (&'static str, String, String, String);
+pub(crate) type Guest = (&'static str, String, String, String);
 
-fn guests_on_both_nodes(world: &World) -> Result<Vec<Guest>> {
+pub(crate) fn guests_on_both_nodes(world: &World) -> Result<Vec<Guest>> {
     let mut guests = Vec::new();
     for node in NODES {
         let name = format!("stays-{node}");
@@ -107,7 +107,7 @@ fn guests_on_both_nodes(world: &World) -> Result<Vec<Guest>> {
     Ok(guests)
 }
 
-fn expect_same(world: &World, guests: &[Guest]) -> Result<()> {
+pub(crate) fn expect_same(world: &World, guests: &[Guest]) -> Result<()> {
     for (node, name, was, process) in guests {
         let machine = world.wait_until_running(name)?;
         ensure!(uid(&machine) == was, "{name} was replaced");
@@ -116,7 +116,7 @@ fn expect_same(world: &World, guests: &[Guest]) -> Result<()> {
     Ok(())
 }
 
-fn stop_all(world: &World, guests: &[Guest]) -> Result<()> {
+pub(crate) fn stop_all(world: &World, guests: &[Guest]) -> Result<()> {
     for (_, name, ..) in guests {
         world.admin.virtctl(&["stop", name])?;
     }

@@ -21,9 +21,11 @@ pub(crate) const NODES: [&str; 2] = ["node-1", "node-2"];
 /// Where ours are.
 pub(crate) const SYSTEM: &str = "kubevirt-system";
 
-/// Names and files of the images that each node has. The first is the guide's.
-const IMAGES: [(&str, &str); 3] =
-    [("kubevirt/cirros-registry-disk-demo:latest", "cirros.img"), ("idle", "idle.img"), ("obeys", "obeys.img")];
+/// The image of the guide, which is the demo guest here.
+pub(crate) const GUIDE_IMAGE: &str = "kubevirt/cirros-registry-disk-demo:latest";
+
+/// Names and files of the images that each node has.
+const IMAGES: [(&str, &str); 3] = [(GUIDE_IMAGE, "cirros.img"), ("idle", "idle.img"), ("obeys", "obeys.img")];
 
 /// The kubelets' silence after which a node counts as lost. The default is 50 s.
 const KUBELET_SILENCE: &str = "--node-monitor-grace-period=16s";
