@@ -29,6 +29,7 @@ pub mod run_command;
 pub mod seed;
 mod start;
 mod stream;
+pub mod volumes;
 
 pub use consoles::{ConsoleError, Consoles, DuplexStream};
 pub use options::AgentOptions;

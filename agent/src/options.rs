@@ -26,6 +26,8 @@ pub struct AgentOptions {
     pub lock_dir: PathBuf,
     /// Where consoles are served to the controller of a cluster; nowhere without it.
     pub streams: Option<StreamAddress>,
+    /// Where PersistentVolumes may be on this node: directories and block devices.
+    pub volume_roots: Vec<PathBuf>,
     /// What it counts and says of its health.
     pub telemetry: Telemetry,
 }
@@ -49,6 +51,7 @@ impl AgentOptions {
             proc_dir: Self::DEFAULT_PROC_DIR.into(),
             lock_dir: Self::DEFAULT_LOCK_DIR.into(),
             streams: None,
+            volume_roots: Vec::new(),
             telemetry: Telemetry::default(),
         }
     }

@@ -49,6 +49,9 @@ pub struct RunArgs {
     /// Directory of the host's locks; in a pod, a mount of the host's.
     #[arg(long, env = "OVM_LOCK_DIR", default_value = AgentOptions::DEFAULT_LOCK_DIR, value_name = "DIR")]
     pub lock_dir: PathBuf,
+    /// Directory below which PersistentVolumes may hold guests' disks, or a block device that is one. May be given several times.
+    #[arg(long = "volume-root", env = "OVM_VOLUME_ROOTS", value_name = "DIR", value_delimiter = ':')]
+    pub volume_roots: Vec<PathBuf>,
     /// Where to serve /metrics, /healthz and /readyz by plain HTTP; nowhere if not given.
     #[arg(long, env = "OVM_METRICS_LISTEN", value_name = "ADDR:PORT")]
     pub metrics_listen: Option<SocketAddr>,
@@ -138,6 +141,7 @@ impl RunArgs {
             proc_dir: self.proc_dir,
             lock_dir: self.lock_dir,
             streams,
+            volume_roots: self.volume_roots,
             telemetry,
         };
         let agent = Agent::start(options, client, cancel.clone()).await?;

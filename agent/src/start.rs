@@ -28,6 +28,7 @@ use crate::objects::KubeObjects;
 use crate::options::AgentOptions;
 use crate::proc::{ProcError, find_qemu};
 use crate::stream::{StreamError, StreamServer};
+use crate::volumes::{RootError, VolumeRoots};
 
 /// After this the process is up, and so is whatever else starts in it; what only its start needed can go.
 const START_IS_OVER: Duration = Duration::from_secs(10);
@@ -69,6 +70,9 @@ pub enum StartError {
     /// The disks cannot be used.
     #[error(transparent)]
     Disks(#[from] StoreError),
+    /// A volume root cannot be one.
+    #[error(transparent)]
+    VolumeRoot(#[from] RootError),
     /// There is no libvirt.
     #[error(transparent)]
     Libvirt(#[from] ConnectError),
@@ -107,7 +111,7 @@ impl Agent {
         Directory::open_or_create_root(&options.data_dir)?;
         let lock = HostLock::take(&options.lock_dir, &options.libvirt_uri)?;
         let journal = Journal::open(&options.data_dir, boot_id(&options.proc_dir))?;
-        let disks = DiskStore::open(&options.data_dir)?;
+        let disks = DiskStore::open(&options.data_dir, VolumeRoots::new(&options.volume_roots)?)?;
         let calls = options.telemetry.libvirt.clone();
         let libvirt_options = LibvirtOptions { calls, ..LibvirtOptions::new(&options.libvirt_uri) };
         let health = options.telemetry.health();

@@ -10,6 +10,7 @@ use std::process::{Command, Output};
 use agent::disks::{DiskStore, PrepareError, PreparedDisk, VolumeContent, VolumePlan};
 use agent::images::VmReference;
 use agent::seed::Seed;
+use agent::volumes::VolumeRoots;
 use uuid::Uuid;
 
 /// Set for the child: the data directory.
@@ -33,7 +34,7 @@ fn volumes() -> Vec<VolumePlan> {
 }
 
 fn import_demo(data_dir: &Path) -> DiskStore {
-    let disks = DiskStore::open(data_dir).unwrap();
+    let disks = DiskStore::open(data_dir, VolumeRoots::default()).unwrap();
     let file = data_dir.join("demo.img");
     std::fs::write(&file, [1; 4096]).unwrap();
     disks.images().import(&"demo".parse().unwrap(), &file).unwrap();
@@ -77,7 +78,7 @@ fn run_again(test: &str, wrapper: &[&str], data_dir: &Path) -> Option<Output> {
 #[test]
 fn a_kill_at_any_step_of_preparing_is_repaired_by_the_next_pass() {
     if let Ok(data_dir) = std::env::var(DATA_DIR) {
-        prepare(&DiskStore::open(Path::new(&data_dir)).unwrap()).unwrap();
+        prepare(&DiskStore::open(Path::new(&data_dir), VolumeRoots::default()).unwrap()).unwrap();
         return;
     }
     if !Command::new("strace").args(["-f", "-o", "/dev/null", "true"]).status().is_ok_and(|status| status.success()) {

@@ -14,6 +14,7 @@
 pub mod console;
 
 mod apply;
+mod binder;
 mod context;
 mod error;
 mod index;
@@ -137,11 +138,11 @@ impl Controller {
         self.metrics.look_at(Some(context.clone()));
         match self.options.election {
             None => {
-                cancel.run_until_cancelled(Box::pin(serve_term(context))).await;
+                cancel.run_until_cancelled(Box::pin(serve_term(context, self.options.bind_claims))).await;
             }
             Some(terms) => {
                 let (mut election, office) = Election::new(self.client.clone(), &host_name(), terms);
-                let terms = serve_terms(office, || Box::pin(serve_term(context.clone())));
+                let terms = serve_terms(office, || Box::pin(serve_term(context.clone(), self.options.bind_claims)));
                 cancel.run_until_cancelled(async { tokio::join!(election.run(), terms) }).await;
                 election.resign().await;
             }
@@ -152,12 +153,18 @@ impl Controller {
 }
 
 /// Acts until it is dropped.
-async fn serve_term(context: Context) {
+async fn serve_term(context: Context, binds_claims: bool) {
     let term = Term::begin(context);
+    let binding = async {
+        if binds_claims {
+            binder::bind(term.0.clone()).await;
+        }
+    };
     tokio::join!(
         leases::watch_expiry(term.0.clone()),
         reconcile::work(term.0.clone()),
-        joining::settle_requests(term.0.clone())
+        joining::settle_requests(term.0.clone()),
+        binding
     );
 }
 

@@ -55,6 +55,9 @@ struct Flags {
     /// Make firmware UUIDs of new guests as another software does: kubevirt-v0 (of the name alone). For guests that come from there.
     #[arg(long, env = "OVM_UUID_COMPAT", value_name = "RULE")]
     uuid_compat: Option<UuidCompat>,
+    /// Bind PersistentVolumeClaims to PersistentVolumes. Only where no kube-controller-manager does that.
+    #[arg(long, env = "OVM_BIND_CLAIMS")]
+    bind_claims: bool,
     /// What to log: error, warn, info, debug, or a filter such as controller=debug,info.
     #[arg(long, env = "OVM_LOG", default_value = DEFAULT_LOG)]
     log: String,
@@ -90,6 +93,7 @@ async fn serve(flags: Flags) -> anyhow::Result<()> {
         network: flags.network,
         nic_model: flags.nic_model,
         uuid_compat: flags.uuid_compat,
+        bind_claims: flags.bind_claims,
         election: flags.leader_elect.then_some(ElectionTerms::KUBERNETES),
         metrics: flags.metrics_listen.map(|listen| MetricsOptions { listen, api_calls }),
         ..ControllerOptions::default()

@@ -27,9 +27,13 @@ pub(crate) struct Observation {
 }
 
 impl Observation {
-    /// Takes the nodes from the caches again, with the room that is promised by now.
+    /// Takes the nodes and the guest's claims from the caches again, with what is promised by now.
     pub(crate) fn look_at_places(&mut self, context: &Context) {
-        (self.observed.nodes, self.claims) = context.index().places();
+        let index = context.index();
+        (self.observed.nodes, self.claims) = index.places();
+        if let Some(vm) = &self.observed.vm {
+            self.observed.claims = index.claims_for(&self.observed.key, vm);
+        }
     }
 }
 
@@ -106,6 +110,8 @@ fn observe(
     let homes: BTreeMap<_, _> = names.map(|node| (node.to_owned(), index.home(node, monotonic))).collect();
     // Nodes matter only to a VM that has none.
     let (nodes, claims) = if vm.as_deref().and_then(bound_node).is_none() { index.places() } else { (Vec::new(), 0) };
+    let unbound = vm.as_deref().filter(|vm| bound_node(vm).is_none());
+    let volumes = unbound.map(|vm| index.claims_for(key, vm)).unwrap_or_default();
     let is_by_name = context.installation.uuid_rule == UuidRule::KubevirtV0;
     let uuid_holder = if is_by_name { index.uuid_holder(key) } else { None };
     drop(index);
@@ -120,6 +126,7 @@ fn observe(
         order,
         homes,
         nodes,
+        claims: volumes,
         installation,
         failure,
     };

@@ -17,6 +17,8 @@ pub struct ControllerOptions {
     pub nic_model: NicModel,
     /// Another rule for the firmware UUIDs of new guests.
     pub uuid_compat: Option<UuidCompat>,
+    /// Bind claims to volumes: where there is no kube-controller-manager, which does that on a cluster.
+    pub bind_claims: bool,
     /// How the one of several controllers is elected that acts; none where there is one.
     pub election: Option<ElectionTerms>,
     /// Where metrics and health are served; none: nowhere.
@@ -69,6 +71,7 @@ impl Default for ControllerOptions {
             network: Network::User,
             nic_model: NicModel::default(),
             uuid_compat: None,
+            bind_claims: false,
             election: None,
             metrics: None,
             health: Health::default(),

@@ -61,6 +61,8 @@ pub(crate) fn spawn_all(context: &Context, pods_are_served: bool) -> Watches {
     watches.spawn(context, Api::all(client()), |index, event, _| index.on_vm(event));
     watches.spawn(context, Api::all(client()), Index::on_node);
     watches.spawn(context, Api::<Lease>::namespaced(client(), SYSTEM_NAMESPACE), Index::on_lease);
+    watches.spawn(context, Api::all(client()), |index, event, _| index.on_claim(event));
+    watches.spawn(context, Api::all(client()), |index, event, _| index.on_volume(event));
     if pods_are_served {
         watches.spawn(context, Api::all(client()), |index, event, _| index.on_pod(event));
     }

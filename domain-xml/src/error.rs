@@ -31,6 +31,18 @@ pub enum RenderError {
         /// Name of the volume, or its index where the spec has no such volume.
         volume: String,
     },
+    /// A hard disk on a bus that has no read-only ones.
+    #[error(
+        "disk {disk}: volume {volume} can only be read, and a disk on bus {bus} cannot be read-only; use bus virtio, scsi or usb, or a cdrom"
+    )]
+    ReadOnlyBus {
+        /// Name of the disk.
+        disk: String,
+        /// Name of the volume.
+        volume: String,
+        /// Its bus.
+        bus: &'static str,
+    },
     /// A LUN's volume is a file.
     #[error("disk {disk}: a lun needs a volume that is a block device")]
     LunOnFile {
@@ -46,6 +58,7 @@ impl RenderError {
             Self::IllegalCharacter { .. } => "IllegalCharacter",
             Self::IllegalPath { .. } => "IllegalPath",
             Self::MissingSource { .. } => "MissingDiskSource",
+            Self::ReadOnlyBus { .. } => "ReadOnlyBus",
             Self::LunOnFile { .. } => "LunNeedsBlockDevice",
         }
     }

@@ -62,6 +62,20 @@ pub struct DiskSource {
     pub top: DiskLayer,
     /// The layers below, nearest first; none if `top` stands alone. Written out so that QEMU never follows a name inside an image.
     pub backing: Vec<DiskLayer>,
+    /// Who else has the disk.
+    pub access: DiskAccess,
+}
+
+/// Who else has a disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum DiskAccess {
+    /// Nobody.
+    #[default]
+    Exclusive,
+    /// Others that only read, as this guest does, whatever its spec says.
+    ReadOnly,
+    /// Others that write.
+    Shared,
 }
 
 /// One layer of a disk.
@@ -124,7 +138,11 @@ impl<'a> DomainInput<'a> {
 impl DiskSource {
     /// A file that stands alone.
     pub fn file(path: impl Into<PathBuf>, format: DiskFormat) -> Self {
-        Self { top: DiskLayer { kind: LayerKind::File, path: path.into(), format }, backing: Vec::new() }
+        Self {
+            top: DiskLayer { kind: LayerKind::File, path: path.into(), format },
+            backing: Vec::new(),
+            access: DiskAccess::Exclusive,
+        }
     }
 
     /// A block device with the content as it is.
@@ -132,6 +150,7 @@ impl DiskSource {
         Self {
             top: DiskLayer { kind: LayerKind::Block, path: path.into(), format: DiskFormat::Raw },
             backing: Vec::new(),
+            access: DiskAccess::Exclusive,
         }
     }
 

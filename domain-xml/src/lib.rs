@@ -36,8 +36,8 @@ pub use devices::alias::disk_alias;
 pub use domain::render;
 pub use error::RenderError;
 pub use input::{
-    Acceleration, DEFAULT_NIC_MODEL, DEFAULT_TB_CACHE_MIB, DiskFormat, DiskLayer, DiskSource, DomainInput, LayerKind,
-    Network, NetworkError,
+    Acceleration, DEFAULT_NIC_MODEL, DEFAULT_TB_CACHE_MIB, DiskAccess, DiskFormat, DiskLayer, DiskSource, DomainInput,
+    LayerKind, Network, NetworkError,
 };
 pub use mac::{MacAddress, MacAddressError};
 pub use metadata::{METADATA_PREFIX, Metadata, parse_metadata, render_metadata};

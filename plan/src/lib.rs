@@ -6,5 +6,6 @@
 
 pub mod cluster;
 pub mod node;
+pub mod sharing;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;

@@ -33,6 +33,9 @@ pub(crate) struct Options {
     /// Model of the guests' network card
     #[arg(long, env = "OVM_NIC_MODEL", value_name = "MODEL", default_value_t)]
     pub(crate) nic_model: NicModel,
+    /// Directory below which PersistentVolumes may hold guests' disks, or a block device that is one. May be given several times.
+    #[arg(long = "volume-root", env = "OVM_VOLUME_ROOTS", value_name = "DIR", value_delimiter = ':')]
+    pub(crate) volume_roots: Vec<PathBuf>,
     /// Make firmware UUIDs of new guests as another software does: kubevirt-v0 (of the name alone). For guests that come from there.
     #[arg(long, env = "OVM_UUID_COMPAT", value_name = "RULE")]
     pub(crate) uuid_compat: Option<UuidCompat>,

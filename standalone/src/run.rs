@@ -45,6 +45,7 @@ pub(crate) async fn run(options: Options) -> Result<()> {
         emulation: options.emulation,
         register_node: true,
         telemetry,
+        volume_roots: options.volume_roots.clone(),
         ..AgentOptions::new(node_name(&options)?, &options.data_dir)
     };
     // Before the agent, which asks there for its guests' user data.
@@ -60,6 +61,7 @@ pub(crate) async fn run(options: Options) -> Result<()> {
         network: options.network,
         nic_model: options.nic_model,
         uuid_compat: options.uuid_compat,
+        bind_claims: true,
         ..ControllerOptions::default()
     };
     let mut controller =

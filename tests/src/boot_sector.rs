@@ -49,6 +49,30 @@ pub const IDLE: [u8; SECTOR] = sector(&[
     0xEB, 0xFC, //             jmp stop
 ]);
 
+/// Writes itself to its whole disk, from the ninth sector on, eight sectors at a time, and then does nothing.
+pub const WRITES: [u8; SECTOR] = sector(&[
+    0x31, 0xC0, //             xor ax, ax
+    0x8E, 0xD8, //             mov ds, ax
+    0x8E, 0xD0, //             mov ss, ax
+    0xBC, 0x00, 0x7C, //       mov sp, 0x7C00
+    0xFB, //                   sti
+    0xB4, 0x43, //       next: mov ah, 0x43        extended write, of the drive that we were started from (in dl)
+    0xB0, 0x00, //             mov al, 0
+    0xBE, 0x27, 0x7C, //       mov si, packet
+    0x52, //                   push dx
+    0xCD, 0x13, //             int 0x13
+    0x5A, //                   pop dx
+    0x72, 0x0C, //             jc stop             the disk's end
+    0x83, 0x06, 0x2F, 0x7C, 0x08, // add word [packet + 8], 8
+    0x83, 0x16, 0x31, 0x7C, 0x00, // adc word [packet + 10], 0
+    0xEB, 0xE7, //             jmp next
+    0xFA, //             stop: cli
+    0xF4, //                   hlt
+    0xEB, 0xFC, //             jmp stop
+    // packet: its size, eight sectors, from 0000:7C00, to sector 8
+    0x10, 0x00, 0x08, 0x00, 0x00, 0x7C, 0x00, 0x00, 0x08, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00,
+]);
+
 /// Waits for the power button and powers off when it is pressed.
 pub const OBEYS_POWER_BUTTON: [u8; SECTOR] = sector(&[
     0xBA, 0x02, 0x06, //       mov dx, 0x602

@@ -10,7 +10,7 @@ use crate::client::Client;
 use crate::kube::{Accounts, NODE, Server, Servers, SharedApi, wait_until_served};
 use crate::libvirtd::Signal;
 use crate::programs::program;
-use crate::standalone::free_address;
+use crate::standalone::{free_address, volume_root};
 use crate::wait::wait_for;
 
 /// Time to be ready on a busy machine.
@@ -106,6 +106,7 @@ impl Separate {
         agent.args(["--node-name", NODE, "--emulation", "always", "--listen", &free_address()?.to_string()]);
         agent.args(self.accounts.makes_node.then_some("--register-node"));
         agent.args(["--libvirt-uri", &self.libvirt_uri]).arg("--data-dir").arg(&self.data);
+        agent.arg("--volume-root").arg(volume_root(&self.data));
         // One agent for a libvirt; this one's libvirt is this test's.
         agent.arg("--lock-dir").arg(self.data.parent().context("the data directory has a parent")?);
         self.agent = Some(self.servers.start("ovm-agent", &agent)?);

@@ -11,13 +11,14 @@ use nix::sys::signal::{Signal as UnixSignal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
+use crate::boot_sector::write_disk;
 use crate::client::Client;
 use crate::console::Console;
 use crate::libvirtd::PrivateLibvirtd;
 use crate::programs::{last_lines, output, program};
 use crate::scenario::Api;
 use crate::server::Server;
-use crate::standalone::Standalone;
+use crate::standalone::{Standalone, volume_root};
 use crate::wait::wait_for;
 
 /// For a state to come about on a busy machine. Far more than it takes: a wait that is in vain should be rare, and sure.
@@ -108,6 +109,23 @@ impl Stack {
         // A whole number of clusters, as every real disk has.
         fs::OpenOptions::new().write(true).open(&disk)?.set_len(1 << 20).context("grow the disk")?;
         self.import(image, &disk)
+    }
+
+    /// Where PersistentVolumes of the node are.
+    pub fn volume_root(&self) -> PathBuf {
+        volume_root(self.server.data())
+    }
+
+    /// Makes the directory of a PersistentVolume on the node, with a disk that boots `sector`; returns the disk.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn make_volume(&self, name: &str, sector: &[u8; 512]) -> Result<PathBuf> {
+        let directory = self.volume_root().join(name);
+        fs::create_dir_all(&directory).context("make the volume's directory")?;
+        let disk = directory.join("disk.img");
+        write_disk(&disk, sector)?;
+        Ok(disk)
     }
 
     /// A file name of the scenario's own.

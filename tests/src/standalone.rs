@@ -52,6 +52,7 @@ impl Standalone {
         let mut command = Command::new(program("ovm-standalone")?);
         command.arg("--data-dir").arg(data);
         command.args(["--listen", listen, "--libvirt-uri", libvirt_uri, "--emulation", "always"]);
+        command.arg("--volume-root").arg(volume_root(data));
         Ok(command)
     }
 
@@ -143,6 +144,11 @@ impl Drop for Standalone {
             let _reaped = child.wait();
         }
     }
+}
+
+/// The volume root of a server or agent with this data directory: beside it.
+pub(crate) fn volume_root(data: &Path) -> PathBuf {
+    data.with_file_name("volumes")
 }
 
 /// An address on the loopback that nobody listens on now.

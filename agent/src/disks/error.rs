@@ -7,6 +7,7 @@ use crate::hostfs::FileError;
 use crate::images::StoreError;
 use crate::images::qcow2::Qcow2Error;
 use crate::seed::SeedTooLarge;
+use crate::volumes::FindError;
 
 /// Why the disks of a VM are not ready.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +47,15 @@ pub enum VolumeError {
     /// The overlay or the empty disk could not be made.
     #[error(transparent)]
     QemuImg(#[from] QemuImgError),
+    /// The PersistentVolume cannot be used.
+    #[error("PersistentVolume {persistent_volume}")]
+    Find {
+        /// Its name.
+        persistent_volume: String,
+        /// Why.
+        #[source]
+        source: FindError,
+    },
     /// The user data does not fit.
     #[error(transparent)]
     Seed(#[from] SeedTooLarge),
@@ -75,6 +85,7 @@ impl PrepareError {
             Self::Images(StoreError::NotFound(_)) => "ErrImageNotFound",
             Self::Images(_) => "ImageStoreFailed",
             Self::Volume { source: VolumeError::Unreadable { .. } | VolumeError::Differs { .. }, .. } => "DiskDiffers",
+            Self::Volume { source: VolumeError::Find { source, .. }, .. } => source.reason(),
             Self::Volume { source: VolumeError::Seed(_), .. } => "UserDataTooLarge",
             Self::Directory(_) | Self::Volume { .. } => "DiskFailed",
             Self::Full { .. } => "DiskFull",

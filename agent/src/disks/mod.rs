@@ -19,16 +19,19 @@ mod qemu_img;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use domain_xml::{DiskLayer, DiskSource, LayerKind};
+use ::plan::sharing::DiskUse;
+use domain_xml::{DiskAccess, DiskLayer, DiskSource, LayerKind};
 use futures::StreamExt;
+
 use uuid::Uuid;
 
 use crate::hostfs::Directory;
 use crate::images::{ClaimedImage, DiskFormat, ImageStore, StoreError, VmReference};
+use crate::volumes::{VolumeDisk, VolumeRoots};
 use make::{Qcow2Disk, make_qcow2_if_needed, write_seed_if_needed};
 
+pub use self::plan::{ClaimedVolume, VolumeContent, VolumePlan, VolumePlanError, plan_volumes};
 pub use error::{PrepareError, VolumeError};
-pub use plan::{VolumeContent, VolumePlan, VolumePlanError, plan_volumes};
 use qemu_img::BackingFile;
 pub use qemu_img::QemuImgError;
 
@@ -46,6 +49,7 @@ pub struct DiskStore {
 struct Inner {
     images: ImageStore,
     vms: Directory,
+    roots: VolumeRoots,
 }
 
 /// A volume that is ready for the guest.
@@ -64,10 +68,10 @@ impl DiskStore {
     ///
     /// # Errors
     /// If they cannot be made or opened, or `data_dir` is not UTF-8.
-    pub fn open(data_dir: &Path) -> Result<Self, StoreError> {
+    pub fn open(data_dir: &Path, roots: VolumeRoots) -> Result<Self, StoreError> {
         let images = ImageStore::open(data_dir)?;
         let vms = Directory::open_root(data_dir)?.subdirectory_or_create(VMS_DIRECTORY)?;
-        Ok(Self { inner: Arc::new(Inner { images, vms }) })
+        Ok(Self { inner: Arc::new(Inner { images, vms, roots }) })
     }
 
     /// The image store that overlays stand on. Its calls wait for files: not for async code.
@@ -78,6 +82,11 @@ impl DiskStore {
     /// The directory that holds all disks of VMs, absolute: with the image store's, all that a domain of ours may name.
     pub fn path(&self) -> &Path {
         self.inner.vms.path()
+    }
+
+    /// The volume roots, with links resolved: where else disks of VMs may be.
+    pub fn volume_roots(&self) -> Vec<PathBuf> {
+        self.inner.roots.resolved()
     }
 
     /// Makes the volumes of `vm` that are not there yet, checks the ones that are, and says where they all are, in the order of `volumes`.
@@ -133,7 +142,7 @@ impl DiskStore {
             .iter()
             .filter_map(|volume| match &volume.content {
                 VolumeContent::Image(name) => Some((volume.ordinal, name.clone())),
-                VolumeContent::Seed(_) | VolumeContent::Empty { .. } => None,
+                VolumeContent::Seed(_) | VolumeContent::Empty { .. } | VolumeContent::Claimed(_) => None,
             })
             .collect();
         let (inner, vm) = (self.inner.clone(), vm.clone());
@@ -160,11 +169,31 @@ impl DiskStore {
         claimed: &[ClaimedImage],
     ) -> Result<PreparedDisk, PrepareError> {
         let ordinal = plan.ordinal;
+        let failed = |source| PrepareError::Volume { volume: plan.volume.clone(), source };
         let made = match &plan.content {
+            VolumeContent::Claimed(claimed) => {
+                let disk = self.find_disk(claimed).await.map_err(failed)?;
+                let kind = if disk.is_block { LayerKind::Block } else { LayerKind::File };
+                if !claimed.ephemeral {
+                    let access = match claimed.usage {
+                        DiskUse { writes: false, .. } => DiskAccess::ReadOnly,
+                        DiskUse { shared: true, .. } => DiskAccess::Shared,
+                        DiskUse { writes: true, shared: false } => DiskAccess::Exclusive,
+                    };
+                    let top = DiskLayer { kind, path: disk.path, format: domain_xml::DiskFormat::Raw };
+                    let source = DiskSource { top, backing: Vec::new(), access };
+                    return Ok(PreparedDisk { ordinal, volume: plan.volume.clone(), source });
+                }
+                let backing = BackingFile { path: disk.path, format: DiskFormat::Raw, kind };
+                let name = format!("disk-{ordinal}.qcow2");
+                let overlay = Qcow2Disk { name, virtual_bytes: disk.bytes, backing: Some(backing) };
+                make_qcow2_if_needed(directory, overlay).await
+            }
             VolumeContent::Image(name) => {
                 let image = claimed.iter().find(|image| image.ordinal == ordinal);
                 let blob = &image.ok_or_else(|| StoreError::NotFound(name.clone()))?.blob;
-                let backing = BackingFile { path: self.inner.images.path_of(blob), format: blob.format };
+                let backing =
+                    BackingFile { path: self.inner.images.path_of(blob), format: blob.format, kind: LayerKind::File };
                 let name = format!("disk-{ordinal}.qcow2");
                 make_qcow2_if_needed(
                     directory,
@@ -180,24 +209,36 @@ impl DiskStore {
                 write_seed_if_needed(directory, format!("seed-{ordinal}.iso"), seed.clone()).await
             }
         };
-        let made = made.map_err(|source| PrepareError::Volume { volume: plan.volume.clone(), source })?;
+        let made = made.map_err(failed)?;
         Ok(PreparedDisk {
             ordinal,
             volume: plan.volume.clone(),
             source: DiskSource {
-                top: layer(directory.path_of(&made.name), made.format),
-                backing: made.backing.map(|backing| layer(backing.path, backing.format)).into_iter().collect(),
+                top: layer(LayerKind::File, directory.path_of(&made.name), made.format),
+                backing: made.backing.map(|one| layer(one.kind, one.path, one.format)).into_iter().collect(),
+                access: DiskAccess::Exclusive,
             },
         })
     }
+
+    async fn find_disk(&self, claimed: &ClaimedVolume) -> Result<VolumeDisk, VolumeError> {
+        let (inner, claimed) = (self.inner.clone(), claimed.clone());
+        blocking(move || {
+            inner
+                .roots
+                .find(&claimed.path)
+                .map_err(|source| VolumeError::Find { persistent_volume: claimed.persistent_volume, source })
+        })
+        .await
+    }
 }
 
-fn layer(path: PathBuf, format: DiskFormat) -> DiskLayer {
+fn layer(kind: LayerKind, path: PathBuf, format: DiskFormat) -> DiskLayer {
     let format = match format {
         DiskFormat::Raw => domain_xml::DiskFormat::Raw,
         DiskFormat::Qcow2 => domain_xml::DiskFormat::Qcow2,
     };
-    DiskLayer { kind: LayerKind::File, path, format }
+    DiskLayer { kind, path, format }
 }
 
 /// Runs file operations where they may wait.

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use domain_xml::LayerKind;
 use tokio::process::Command;
 
 use crate::images::DiskFormat;
@@ -20,6 +21,8 @@ pub(super) struct BackingFile {
     pub(super) path: PathBuf,
     /// Its recorded format.
     pub(super) format: DiskFormat,
+    /// Whether it is a file.
+    pub(super) kind: LayerKind,
 }
 
 /// Why `qemu-img` made no file.

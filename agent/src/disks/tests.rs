@@ -33,7 +33,7 @@ impl World {
     /// A data directory with the image `demo`, raw and of 4096 bytes.
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let disks = DiskStore::open(&directory.path().join("data")).unwrap();
+        let disks = DiskStore::open(&directory.path().join("data"), VolumeRoots::default()).unwrap();
         let world = Self { directory, disks };
         world.import(1);
         world
@@ -117,7 +117,7 @@ async fn preparing_again_makes_nothing_again_even_after_the_image_was_replaced()
     }
     world.import(2);
     // Another process, as after a restart of the agent.
-    let restarted = DiskStore::open(&world.directory.path().join("data")).unwrap();
+    let restarted = DiskStore::open(&world.directory.path().join("data"), VolumeRoots::default()).unwrap();
     assert_eq!(restarted.prepare(&vm(), &volumes).await.unwrap(), first);
     for disk in [&first[0], &first[2]] {
         assert!(std::fs::read(&disk.source.top.path).unwrap().ends_with(b"written by the guest"), "{}", disk.volume);

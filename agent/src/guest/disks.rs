@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use api::v1alpha1::VolumeStatus;
 use api::validated::{UserData, ValidatedSpec, VolumeSource};
 use domain_xml::{AllowedPaths, DiskSource};
 use futures::FutureExt;
@@ -30,12 +31,14 @@ pub struct DiskTrouble {
 
 /// The disks of the guests of this node.
 pub trait GuestDisks: Send + Sync + 'static {
-    /// Makes what is missing of a VM's disks; returns the source of each volume, by its name. Repeatable.
+    /// Makes what is missing of a VM's disks; returns the source of each volume, by its name. `resolved` is what the VM's status says of its claims.
+    /// Repeatable.
     fn prepare<'a>(
         &'a self,
         key: &'a GuestKey,
         uid: Uuid,
         spec: &'a ValidatedSpec,
+        resolved: &'a [VolumeStatus],
     ) -> BoxFuture<'a, Result<BTreeMap<String, DiskSource>, DiskTrouble>>;
 
     /// Removes a VM's disks. Repeatable.
@@ -88,11 +91,12 @@ impl GuestDisks for NodeDisks {
         key: &'a GuestKey,
         uid: Uuid,
         spec: &'a ValidatedSpec,
+        resolved: &'a [VolumeStatus],
     ) -> BoxFuture<'a, Result<BTreeMap<String, DiskSource>, DiskTrouble>> {
         let vm = VmReference { uid, namespace: key.namespace.clone(), name: key.name.clone() };
         async move {
             let user_data = self.read_user_data(key, uid, spec).await?;
-            let volumes = plan_volumes(&vm, &spec.volumes, &user_data)
+            let volumes = plan_volumes(&vm, spec, &user_data, resolved)
                 .map_err(|error| DiskTrouble { reason: error.reason(), message: chain(&error) })?;
             let prepared = self.store.prepare(&vm, &volumes).await;
             let prepared = prepared.map_err(|error| DiskTrouble { reason: error.reason(), message: chain(&error) })?;
@@ -118,9 +122,12 @@ impl GuestDisks for NodeDisks {
     }
 
     fn allowed_paths(&self, emulator: &Path) -> AllowedPaths {
+        let roots = self.store.volume_roots();
+        let mut disk_dirs = vec![self.store.path().to_owned(), self.store.images().path().to_owned()];
+        disk_dirs.extend(roots.iter().cloned());
         AllowedPaths {
-            disk_dirs: vec![self.store.path().to_owned(), self.store.images().path().to_owned()],
-            block_devices: Vec::new(),
+            disk_dirs,
+            block_devices: roots,
             log_dirs: vec![self.store.path().to_owned()],
             emulator: emulator.to_owned(),
         }

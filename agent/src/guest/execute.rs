@@ -154,8 +154,9 @@ impl GuestWorker {
 
     async fn prepare_disks(&mut self, seen: &Seen, uid: &str) -> Result<(), StepError> {
         let spec = spec_of(seen)?;
+        let disks = &self.looker.context.disks;
         self.alive.idle();
-        let prepared = self.looker.context.disks.prepare(&self.looker.key, parse_uid(uid)?, &spec.spec).await;
+        let prepared = disks.prepare(&self.looker.key, parse_uid(uid)?, &spec.spec, &spec.volumes).await;
         self.alive.busy();
         let sources = prepared
             .map_err(|trouble| StepError::Failed { reason: trouble.reason.to_owned(), message: trouble.message })?;

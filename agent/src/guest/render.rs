@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use api::admission::validate_vm_spec;
-use api::v1alpha1::{AbiRecord, AbiStatus, VirtualMachine};
+use api::v1alpha1::{AbiRecord, AbiStatus, VirtualMachine, VolumeStatus};
 use api::validated::ValidatedSpec;
 use domain_xml::{DEFAULT_NIC_MODEL, DiskSource, DomainInput, GuestAbi, Metadata, Network, check_allowed, render};
 use kube::ResourceExt;
@@ -24,6 +24,8 @@ pub(super) struct GuestSpec {
     pub(super) spec: ValidatedSpec,
     pub(super) firmware_uuid: Uuid,
     pub(super) machine: Machine,
+    /// What the controller found under the guest's claims.
+    pub(super) volumes: Vec<VolumeStatus>,
     /// The ABI that the VM was bound with, or that was published since.
     record: Option<AbiRecord>,
     abi: Option<GuestAbi>,
@@ -51,6 +53,7 @@ impl GuestSpec {
             abi: abi.map_err(|error| (error.reason(), chain(&error)))?,
             network: network.map_err(|error| ("InvalidNetwork", error.to_string()))?,
             nic_model: status.nic_model.unwrap_or_else(|| DEFAULT_NIC_MODEL.to_owned()),
+            volumes: status.volumes,
             spec,
         })
     }

@@ -55,6 +55,73 @@ impl FileError {
     }
 }
 
+/// What an entry of a directory is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its kind.
+    pub kind: EntryKind,
+    /// Number of the file system that it is on.
+    pub device: u64,
+    /// Its number there.
+    pub inode: u64,
+    /// Length of a file.
+    pub bytes: u64,
+    /// Number of the device that it stands for.
+    pub special: u64,
+}
+
+/// Kind of an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EntryKind {
+    /// A regular file.
+    File,
+    /// A directory.
+    Directory,
+    /// A block device.
+    BlockDevice,
+    /// Anything else, by name.
+    Other(&'static str),
+}
+
+impl Entry {
+    fn of(handle: impl AsFd) -> io::Result<Self> {
+        let stat = fstat(handle)?;
+        let kind = match SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT {
+            SFlag::S_IFREG => EntryKind::File,
+            SFlag::S_IFDIR => EntryKind::Directory,
+            SFlag::S_IFBLK => EntryKind::BlockDevice,
+            SFlag::S_IFCHR => EntryKind::Other("a character device"),
+            SFlag::S_IFIFO => EntryKind::Other("a fifo"),
+            SFlag::S_IFSOCK => EntryKind::Other("a socket"),
+            _ => EntryKind::Other("a special file"),
+        };
+        let bytes = u64::try_from(stat.st_size).unwrap_or(0);
+        Ok(Self { kind, device: stat.st_dev, inode: stat.st_ino, bytes, special: stat.st_rdev })
+    }
+}
+
+impl EntryKind {
+    /// The kind in words, with its article.
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::File => "a regular file",
+            Self::Directory => "a directory",
+            Self::BlockDevice => "a block device",
+            Self::Other(name) => name,
+        }
+    }
+}
+
+/// What `path` is: an operator's choice that was resolved.
+///
+/// # Errors
+/// If it is not there, or is a link.
+pub fn entry_of(path: &Path) -> Result<Entry, FileError> {
+    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let handle = nix::fcntl::open(path, flags, Mode::empty()).map_err(|e| FileError::new("open", path, e))?;
+    Entry::of(&handle).map_err(|e| FileError::new("look at", path, e))
+}
+
 /// An open directory, and the path by which others (libvirt, QEMU) reach it.
 #[derive(Debug)]
 pub struct Directory {
@@ -232,6 +299,15 @@ impl Directory {
         Ok(true)
     }
 
+    /// What the entry `name` is, without opening it: neither a fifo nor a device is touched.
+    ///
+    /// # Errors
+    /// If there is none, or it is a link.
+    pub fn entry(&self, name: &str) -> Result<Entry, FileError> {
+        let handle = self.open_beneath(name, OFlag::O_PATH, Mode::empty())?;
+        Entry::of(&handle).map_err(|e| FileError::new("look at", self.path_of(name), e))
+    }
+
     /// The names in this directory, sorted, without `.` and `..`. Names that are not UTF-8 are not ours and are left out.
     ///
     /// # Errors
@@ -319,18 +395,11 @@ pub fn first_closed_directory(path: &Path) -> Option<&Path> {
 }
 
 fn require_regular(handle: impl AsFd) -> io::Result<()> {
-    let kind = SFlag::from_bits_truncate(fstat(handle)?.st_mode) & SFlag::S_IFMT;
-    if kind == SFlag::S_IFREG {
+    let kind = Entry::of(handle)?.kind;
+    if kind == EntryKind::File {
         return Ok(());
     }
-    let name = match kind {
-        SFlag::S_IFDIR => "a directory",
-        SFlag::S_IFBLK => "a block device",
-        SFlag::S_IFCHR => "a character device",
-        SFlag::S_IFIFO => "a fifo",
-        SFlag::S_IFSOCK => "a socket",
-        _ => "a special file",
-    };
+    let name = kind.describe();
     Err(io::Error::new(io::ErrorKind::InvalidInput, format!("it is {name}, not a regular file")))
 }
 

@@ -97,6 +97,28 @@ pub struct VirtualMachineStatus {
     /// The guest ABI: at binding from the record, then as libvirt settled it, before the guest is started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub abi: Option<AbiStatus>,
+    /// What each volume on a claim stands on, written at binding: agents read no claims.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub volumes: Vec<VolumeStatus>,
+}
+
+/// The PersistentVolume under a volume that names a claim.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct VolumeStatus {
+    /// Name of the volume in the spec.
+    pub name: String,
+    /// Name of the PersistentVolumeClaim.
+    pub claim_name: String,
+    /// Name of the PersistentVolume that the claim is bound to.
+    pub persistent_volume_name: String,
+    /// Path of the volume on the node: a directory that holds `disk.img`, or a block device.
+    pub path: String,
+    /// Access modes of the claim, such as `ReadWriteOnce`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
+    pub access_modes: Vec<String>,
 }
 
 /// Where in its life a guest is.

@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::apps::v1::ControllerRevision;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Node, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Secret};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ListMeta, ObjectMeta};
 use schemars::generate::SchemaSettings;
@@ -42,6 +42,8 @@ pub(super) fn builtin_component(kind: Builtin) -> String {
         Builtin::Event => Event::schema_name(),
         Builtin::Secret => Secret::schema_name(),
         Builtin::ConfigMap => ConfigMap::schema_name(),
+        Builtin::PersistentVolume => PersistentVolume::schema_name(),
+        Builtin::PersistentVolumeClaim => PersistentVolumeClaim::schema_name(),
         Builtin::Lease => Lease::schema_name(),
         Builtin::ControllerRevision => ControllerRevision::schema_name(),
         Builtin::CustomResourceDefinition => CustomResourceDefinition::schema_name(),
@@ -94,6 +96,8 @@ fn add_builtin(kind: Builtin, generator: &mut SchemaGenerator) {
         Builtin::Event => generator.subschema_for::<Event>(),
         Builtin::Secret => generator.subschema_for::<Secret>(),
         Builtin::ConfigMap => generator.subschema_for::<ConfigMap>(),
+        Builtin::PersistentVolume => generator.subschema_for::<PersistentVolume>(),
+        Builtin::PersistentVolumeClaim => generator.subschema_for::<PersistentVolumeClaim>(),
         Builtin::Lease => generator.subschema_for::<Lease>(),
         Builtin::ControllerRevision => generator.subschema_for::<ControllerRevision>(),
         Builtin::CustomResourceDefinition => generator.subschema_for::<CustomResourceDefinition>(),

@@ -51,6 +51,8 @@ const TABLE: &[Row] = &[
     row("", "Event", "events", "event", &["ev"]).is(Behavior::Event),
     row("", "Secret", "secrets", "secret", NONE),
     row("", "ConfigMap", "configmaps", "configmap", &["cm"]),
+    row("", "PersistentVolume", "persistentvolumes", "persistentvolume", &["pv"]).cluster().with_status(),
+    row("", "PersistentVolumeClaim", "persistentvolumeclaims", "persistentvolumeclaim", &["pvc"]).with_status(),
     // No pods run here. kubectl asks for them when it describes or drains a node, and gets the true answer: none.
     row("", "Pod", "pods", "pod", &["po"]).verbs(Verbs::ReadOnly).fields(POD_FIELDS),
     row("events.k8s.io", "Event", "events", "event", &["ev"]).is(Behavior::EventsView).fields(EVENTS_VIEW_FIELDS),

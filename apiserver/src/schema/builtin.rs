@@ -5,13 +5,14 @@
 
 use k8s_openapi::api::apps::v1::ControllerRevision;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Node, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Secret};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 use super::metadata::{NameRule, validate_metadata, validate_metadata_update};
+use super::storage;
 use super::unknown::{TypeError, round_trip, unknown_fields};
 use crate::admission::Cause;
 
@@ -31,6 +32,10 @@ pub enum Builtin {
     Secret,
     /// `v1` ConfigMap.
     ConfigMap,
+    /// `v1` PersistentVolume.
+    PersistentVolume,
+    /// `v1` PersistentVolumeClaim.
+    PersistentVolumeClaim,
     /// `coordination.k8s.io/v1` Lease.
     Lease,
     /// `apps/v1` ControllerRevision.
@@ -51,12 +56,14 @@ pub struct DecodeError {
 
 impl Builtin {
     /// Every built-in kind.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Namespace,
         Self::Node,
         Self::Event,
         Self::Secret,
         Self::ConfigMap,
+        Self::PersistentVolume,
+        Self::PersistentVolumeClaim,
         Self::Lease,
         Self::ControllerRevision,
         Self::CustomResourceDefinition,
@@ -90,6 +97,8 @@ impl Builtin {
             Self::Event => "Event",
             Self::Secret => "Secret",
             Self::ConfigMap => "ConfigMap",
+            Self::PersistentVolume => "PersistentVolume",
+            Self::PersistentVolumeClaim => "PersistentVolumeClaim",
             Self::Lease => "Lease",
             Self::ControllerRevision => "ControllerRevision",
             Self::CustomResourceDefinition => "CustomResourceDefinition",
@@ -104,6 +113,8 @@ impl Builtin {
             Self::Event => "events",
             Self::Secret => "secrets",
             Self::ConfigMap => "configmaps",
+            Self::PersistentVolume => "persistentvolumes",
+            Self::PersistentVolumeClaim => "persistentvolumeclaims",
             Self::Lease => "leases",
             Self::ControllerRevision => "controllerrevisions",
             Self::CustomResourceDefinition => "customresourcedefinitions",
@@ -112,12 +123,19 @@ impl Builtin {
 
     /// Whether there is a `status` subresource.
     pub fn has_status(self) -> bool {
-        matches!(self, Self::Namespace | Self::Node | Self::CustomResourceDefinition)
+        match self {
+            Self::Namespace
+            | Self::Node
+            | Self::PersistentVolume
+            | Self::PersistentVolumeClaim
+            | Self::CustomResourceDefinition => true,
+            Self::Event | Self::Secret | Self::ConfigMap | Self::Lease | Self::ControllerRevision => false,
+        }
     }
 
     /// Whether objects live in a namespace.
     pub fn is_namespaced(self) -> bool {
-        !matches!(self, Self::Namespace | Self::Node | Self::CustomResourceDefinition)
+        !matches!(self, Self::Namespace | Self::Node | Self::PersistentVolume | Self::CustomResourceDefinition)
     }
 
     /// Brings `object` into the stored form: typed, unknown fields removed, the real server's defaults filled in.
@@ -132,6 +150,8 @@ impl Builtin {
             Self::Event => self.round_trip::<Event>(object),
             Self::Secret => self.round_trip::<Secret>(object),
             Self::ConfigMap => self.round_trip::<ConfigMap>(object),
+            Self::PersistentVolume => self.round_trip::<PersistentVolume>(object),
+            Self::PersistentVolumeClaim => self.round_trip::<PersistentVolumeClaim>(object),
             Self::Lease => self.round_trip::<Lease>(object),
             Self::ControllerRevision => self.round_trip::<ControllerRevision>(object),
             Self::CustomResourceDefinition => self.round_trip::<CustomResourceDefinition>(object),
@@ -164,6 +184,8 @@ impl Builtin {
                     }
                 }
             }
+            Self::PersistentVolume => storage::validate_volume_update(object, old, &mut causes),
+            Self::PersistentVolumeClaim => storage::validate_claim_update(object, old, &mut causes),
             Self::ControllerRevision if object.get("data") != old.get("data") => {
                 let value = object.get("data").unwrap_or(&Value::Null);
                 causes.push(Cause::invalid("data", value, "field is immutable"));
@@ -202,6 +224,8 @@ impl Builtin {
                 }
                 set_default(object, "status", || json!({"phase": "Active"}));
             }
+            Self::PersistentVolume => storage::default_volume(object),
+            Self::PersistentVolumeClaim => storage::default_claim(object),
             Self::CustomResourceDefinition => default_crd_names(object),
             _ => {}
         }
@@ -232,12 +256,14 @@ impl Builtin {
                 }
             }
             Self::Node => validate_taints(object, causes),
+            Self::PersistentVolume => storage::validate_volume(object, causes),
+            Self::PersistentVolumeClaim => storage::validate_claim(object, causes),
             Self::Namespace | Self::ControllerRevision | Self::CustomResourceDefinition => {}
         }
     }
 }
 
-fn set_default(object: &mut Value, key: &str, value: impl FnOnce() -> Value) {
+pub(super) fn set_default(object: &mut Value, key: &str, value: impl FnOnce() -> Value) {
     if let Some(map) = object.as_object_mut() {
         let slot = map.entry(key).or_insert(Value::Null);
         if slot.is_null() {

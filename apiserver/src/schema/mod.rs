@@ -15,6 +15,7 @@ mod metadata;
 mod names;
 mod path;
 mod prune;
+mod storage;
 mod structural;
 mod unknown;
 mod validate;

@@ -67,7 +67,12 @@ impl SelectableFields {
             Builtin::Node => {
                 fields.push(Field { absent: "false", ..Field::of("spec.unschedulable", &["/spec/unschedulable"]) });
             }
-            Builtin::ConfigMap | Builtin::Lease | Builtin::ControllerRevision | Builtin::CustomResourceDefinition => {}
+            Builtin::ConfigMap
+            | Builtin::PersistentVolume
+            | Builtin::PersistentVolumeClaim
+            | Builtin::Lease
+            | Builtin::ControllerRevision
+            | Builtin::CustomResourceDefinition => {}
         }
         Self { fields }
     }

@@ -51,6 +51,29 @@ pub(super) fn columns(kind: Builtin) -> Vec<Column> {
             count("Data", |o, _| Value::from(size(o, "/data") + size(o, "/binaryData"))),
             age_column(),
         ],
+        Builtin::PersistentVolume => vec![
+            name_column(),
+            computed("Capacity", 0, |o, _| text(o, "/spec/capacity/storage")),
+            computed("Access Modes", 0, |o, _| Value::from(access_modes(o, "/spec/accessModes"))),
+            computed("Reclaim Policy", 0, |o, _| text(o, "/spec/persistentVolumeReclaimPolicy")),
+            computed("Status", 0, |o, _| Value::from(phase(o))),
+            computed("Claim", 0, |o, _| Value::from(claim_of(o))),
+            computed("StorageClass", 0, |o, _| text(o, "/spec/storageClassName")),
+            computed("Reason", 0, |o, _| text(o, "/status/reason")),
+            age_column(),
+            computed("VolumeMode", 1, |o, _| text(o, "/spec/volumeMode")),
+        ],
+        Builtin::PersistentVolumeClaim => vec![
+            name_column(),
+            computed("Status", 0, |o, _| Value::from(phase(o))),
+            computed("Volume", 0, |o, _| text(o, "/spec/volumeName")),
+            // What was asked for is not what was got: both are empty until the claim is bound.
+            computed("Capacity", 0, |o, _| text(o, "/status/capacity/storage")),
+            computed("Access Modes", 0, |o, _| Value::from(access_modes(o, "/status/accessModes"))),
+            computed("StorageClass", 0, |o, _| text(o, "/spec/storageClassName")),
+            age_column(),
+            computed("VolumeMode", 1, |o, _| text(o, "/spec/volumeMode")),
+        ],
         Builtin::Lease => {
             vec![name_column(), computed("Holder", 0, |o, _| text(o, "/spec/holderIdentity")), age_column()]
         }
@@ -70,6 +93,33 @@ pub(super) fn columns(kind: Builtin) -> Vec<Column> {
                 },
             ]
         }
+    }
+}
+
+/// `RWO,ROX`
+fn access_modes(object: &Value, pointer: &str) -> String {
+    let modes = object.pointer(pointer).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
+    let short: Vec<_> = modes
+        .map(|mode| match mode {
+            "ReadWriteOnce" => "RWO",
+            "ReadOnlyMany" => "ROX",
+            "ReadWriteMany" => "RWX",
+            "ReadWriteOncePod" => "RWOP",
+            other => other,
+        })
+        .collect();
+    short.join(",")
+}
+
+fn phase(object: &Value) -> &str {
+    let deleting = object.pointer("/metadata/deletionTimestamp").is_some_and(|at| !at.is_null());
+    if deleting { "Terminating" } else { text_str(object, "/status/phase") }
+}
+
+fn claim_of(volume: &Value) -> String {
+    match volume.pointer("/spec/claimRef") {
+        Some(claim) if claim.is_object() => format!("{}/{}", text_str(claim, "/namespace"), text_str(claim, "/name")),
+        _ => String::new(),
     }
 }
 

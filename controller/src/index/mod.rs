@@ -2,6 +2,7 @@
 
 mod cache;
 mod ledger;
+mod volumes;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use std::time::Duration;
 use api::names::LEADER_LEASE;
 use api::v1alpha1::{AbiStatus, OfflineVirtualMachine, VirtualMachine};
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
 use kube::runtime::watcher::Event;
@@ -18,6 +19,7 @@ use plan::cluster::{
     Claim, LeaseFact, LeaseVerdict, NodeFacts, ObjectKey, ObservedHome, ObservedNode, Requests, SeenTaint, bound_node,
     guest_requests, kubevirt_v0_uuid, pod_requests,
 };
+use tokio::sync::Notify;
 
 use cache::{Cache, Put, key_of};
 use ledger::{Entry, Ledger};
@@ -29,6 +31,10 @@ pub(crate) struct Index {
     vms: Cache<Guest>,
     nodes: Cache<Arc<NodeFacts>>,
     pods: Cache<Entry>,
+    persistent_claims: Cache<Arc<PersistentVolumeClaim>>,
+    volumes: Cache<Arc<PersistentVolume>>,
+    /// Rung when a claim or a volume has changed.
+    storage_changed: Arc<Notify>,
     /// What guests take from each node: those bound, those placed, and those promised room.
     taken_by_guests: Ledger,
     taken_by_pods: Ledger,

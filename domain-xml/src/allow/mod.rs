@@ -21,7 +21,7 @@ use self::rules::{DOMAIN, Rule, Value};
 pub struct AllowedPaths {
     /// Directories below which disks that are files lie: ours, and the volume roots that the operator lists.
     pub disk_dirs: Vec<PathBuf>,
-    /// Block devices that the operator lists, exactly.
+    /// Directories below which disks that are block devices lie, and such devices themselves: the volume roots that the operator lists.
     pub block_devices: Vec<PathBuf>,
     /// Directories below which console logs lie.
     pub log_dirs: Vec<PathBuf>,
@@ -176,7 +176,10 @@ impl Walk<'_> {
             }
             Value::OneOf(words) => words.contains(&value),
             Value::DiskFile => is_below(&self.paths.disk_dirs, value),
-            Value::BlockDevice => self.paths.block_devices.iter().any(|device| device.as_os_str() == value),
+            Value::BlockDevice => {
+                is_below(&self.paths.block_devices, value)
+                    || self.paths.block_devices.iter().any(|device| device.as_os_str() == value)
+            }
             Value::LogFile => is_below(&self.paths.log_dirs, value),
             Value::Emulator => !value.is_empty() && self.paths.emulator.as_os_str() == value,
         }

@@ -194,6 +194,7 @@ static DISK: Rule = node(
             &[
                 ("name", OneOf(&["qemu"])),
                 ("type", OneOf(&["raw", "qcow2"])),
+                ("cache", OneOf(&["none"])),
                 ("error_policy", OneOf(&["stop"])),
                 ("rerror_policy", OneOf(&["report"])),
                 ("discard", OneOf(&["unmap"])),
@@ -212,6 +213,7 @@ static DISK: Rule = node(
             Nothing,
         ),
         &leaf("readonly", &[], Nothing),
+        &leaf("shareable", &[], Nothing),
         &leaf("boot", &[("order", Number)], Nothing),
         &ALIAS,
         &ADDRESS,

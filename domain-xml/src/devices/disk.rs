@@ -20,7 +20,7 @@ use super::disk_source::Layers;
 use super::place::Place;
 use crate::input::LayerKind;
 use crate::xml::XmlWriter;
-use crate::{DeviceAddress, DomainInput, RenderError};
+use crate::{DeviceAddress, DiskAccess, DomainInput, RenderError};
 
 /// Ports of one SATA controller.
 const SATA_DISKS_PER_CONTROLLER: usize = 6;
@@ -35,6 +35,8 @@ pub(crate) struct Disk<'a> {
     medium: Option<Layers<'a>>,
     target: Target,
     readonly: bool,
+    /// Others write to it too.
+    shared: bool,
     boot_order: usize,
     alias: String,
     place: Place<'a>,
@@ -83,6 +85,18 @@ impl<'a> Disk<'a> {
             DiskDevice::Floppy { readonly, tray } => ("floppy", readonly, Some(tray)),
             DiskDevice::Cdrom { readonly, tray, .. } => ("cdrom", readonly, Some(tray)),
         };
+        let readonly = readonly
+            || source.access == DiskAccess::ReadOnly
+            || matches!(volume.source, VolumeSource::PersistentVolumeClaim { read_only: true, .. });
+        if let DiskDevice::Disk { bus: bus @ (DiskBus::Sata | DiskBus::Ide), .. } = disk.device
+            && readonly
+        {
+            return Err(RenderError::ReadOnlyBus {
+                disk: disk.name.clone(),
+                volume: volume.name.clone(),
+                bus: bus.as_str(),
+            });
+        }
         let recorded = recorded_target(input, disk);
         let target = names.next(disk.device, tray, recorded);
         // A disk on another bus than before is another device to the guest.
@@ -96,7 +110,8 @@ impl<'a> Disk<'a> {
             format: source.top.format.as_str(),
             medium: (target.tray.is_none() || target.bus == DiskBus::Usb.as_str()).then_some(layers),
             target,
-            readonly: readonly || matches!(volume.source, VolumeSource::PersistentVolumeClaim { read_only: true, .. }),
+            readonly,
+            shared: source.access == DiskAccess::Shared && !readonly,
             boot_order: index + 1,
             alias: alias_text,
             place,
@@ -142,6 +157,9 @@ impl<'a> Disk<'a> {
             if self.readonly {
                 xml.element("readonly").empty();
             }
+            if self.shared {
+                xml.element("shareable").empty();
+            }
             xml.element("boot").attribute("order", self.boot_order).empty();
             self.place.write(xml);
         });
@@ -153,6 +171,8 @@ impl<'a> Disk<'a> {
         xml.element("driver")
             .attribute("name", "qemu")
             .attribute("type", self.format)
+            // What one guest writes the others are to read: not from the host's cache, nor later.
+            .optional("cache", self.shared.then_some("none"))
             // A guest whose disk is full, or whose storage is gone, is paused and can be resumed; it does not lose writes.
             .optional("error_policy", writable.map(|()| "stop"))
             // A sector that cannot be read is the guest's to handle, as on real hardware.

@@ -10,6 +10,8 @@
 //! rules the code names where it follows them.
 
 mod abi;
+mod binder;
+mod claims;
 mod delete;
 mod draft;
 mod events;
@@ -37,6 +39,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 pub use abi::AbiRevision;
+pub use binder::*;
+pub use claims::{ClaimUser, ObservedClaim, VolumeConstraints, claims_of, use_of_claim};
 pub use draft::plan;
 pub use events::*;
 pub use eviction::SeenTaint;

@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::Taint;
 use uuid::Uuid;
 
 use super::lease::{LeaseFact, LeaseVerdict};
-use super::{AbiRevision, Now, SeenTaint, UuidRule, Version};
+use super::{AbiRevision, Now, ObservedClaim, SeenTaint, UuidRule, Version};
 
 /// Everything that a plan for one key is made from.
 #[derive(Clone, Debug)]
@@ -32,6 +32,8 @@ pub struct Observed {
     pub homes: BTreeMap<String, ObservedHome>,
     /// Every node, in any order; only looked at while a VM needs one. May be stale: the agent checks again before it starts (S4).
     pub nodes: Vec<ObservedNode>,
+    /// The claims that the VM names, by name; only looked at while it needs a node.
+    pub claims: BTreeMap<String, ObservedClaim>,
     /// What is the same for every guest of the installation.
     pub installation: Arc<Installation>,
     /// The last create or delete for this key, if it failed and has not succeeded since.

@@ -3,16 +3,19 @@
 use std::time::Duration;
 
 use api::names::VM_FINALIZER;
-use api::v1alpha1::{OfflineVirtualMachine, Phase, PhaseTransitionTimestamp, VirtualMachine, VirtualMachineStatus};
+use api::v1alpha1::{
+    OfflineVirtualMachine, Phase, PhaseTransitionTimestamp, VirtualMachine, VirtualMachineStatus, VolumeStatus,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
+use super::claims::resolve;
 use super::draft::{Draft, Need};
 use super::objects::{
     bound_node, condition, controller_of, finalizers_with, finalizers_without, has_finalizer, is_deleting, is_ovm,
     phase_of, remove_condition, set_condition, uid_of, version_of,
 };
 use super::placement::{Constraints, Misfit, choose};
-use super::{Claim, LeaseVerdict, MetadataEdit, Next, Step};
+use super::{Claim, LeaseVerdict, MetadataEdit, Next, Step, VolumeConstraints};
 
 /// Condition of a VM without a node.
 pub(super) const SCHEDULED: &str = "Scheduled";
@@ -156,8 +159,14 @@ impl Draft<'_> {
         ovm: Option<&OfflineVirtualMachine>,
         claim: Option<Claim>,
     ) -> Option<Next> {
+        let volumes = match self.resolve_claims(vm) {
+            Ok((volumes, _)) => volumes,
+            // Between placement and binding a claim was deleted.
+            Err(misfit) => return self.plan_unschedulable(vm, &misfit),
+        };
         let installation = &self.observed.installation;
         let mut status = vm.status.clone().unwrap_or_default();
+        status.volumes = volumes;
         status.node_name = Some(node.to_owned());
         status.network = Some(installation.network.clone());
         status.nic_model = Some(installation.nic_model.clone());
@@ -168,6 +177,10 @@ impl Draft<'_> {
         self.write_vm_status(&format!("S3: the VM is bound to node {node}"), vm, status, claim, needs)
     }
 
+    fn resolve_claims(&self, vm: &VirtualMachine) -> Result<(Vec<VolumeStatus>, VolumeConstraints), Misfit> {
+        resolve(&self.observed.key.namespace, &vm.spec, &self.observed.claims)
+    }
+
     /// The node for a VM, and the room that it takes there.
     pub(super) fn choose_node(
         &self,
@@ -176,7 +189,8 @@ impl Draft<'_> {
         pinned: Option<&str>,
     ) -> Result<(String, Claim), Misfit> {
         let machine_type = self.needed_machine_type(vm, ovm);
-        let constraints = Constraints { machine_type, ..Constraints::of(&vm.spec, pinned)? };
+        let (_, volumes) = self.resolve_claims(vm)?;
+        let constraints = Constraints { machine_type, volumes, ..Constraints::of(&vm.spec, pinned)? };
         let node = choose(self.now, &constraints, &self.observed.nodes)?;
         let claim =
             Claim { vm_uid: uid_of(&vm.metadata).to_owned(), node: node.clone(), requests: constraints.requests };

@@ -164,7 +164,14 @@ impl SharedApi {
                 client.kubectl(&["delete", "namespace", namespace, "--wait=false"])?;
             }
         }
-        client.kubectl(&["delete", "events,secrets,controllerrevisions", "--all", "-n", "default"])?;
+        client.kubectl(&[
+            "delete",
+            "events,secrets,controllerrevisions,persistentvolumeclaims",
+            "--all",
+            "-n",
+            "default",
+        ])?;
+        client.kubectl(&["delete", "persistentvolumes", "--selector", "made-by=ovm-test"])?;
         client.kubectl(&["delete", "leases", "--all", "-n", SYSTEM_NAMESPACE])?;
         if !is_given() {
             self.end_tokens()?;

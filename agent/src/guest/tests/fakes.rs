@@ -25,6 +25,7 @@ use crate::libvirt::{
     VirtType, XmlView,
 };
 use crate::objects::{ApiError, GuestObjects, NodeObjects};
+use api::v1alpha1::VolumeStatus;
 
 /// Calls that are left until nothing answers any more.
 #[derive(Debug)]
@@ -402,6 +403,7 @@ impl GuestDisks for FakeDisks {
         _: &'a GuestKey,
         uid: Uuid,
         spec: &'a ValidatedSpec,
+        _: &'a [VolumeStatus],
     ) -> BoxFuture<'a, Result<BTreeMap<String, DiskSource>, DiskTrouble>> {
         async move {
             self.fuse.burn().await;

@@ -1,13 +1,18 @@
 //! Node affinity, as for pods: <https://kubernetes.io/docs/concepts/scheduling-eviction/assign-pod-node/#node-affinity>.
 
-use k8s_openapi::api::core::v1::{NodeAffinity, NodeSelectorRequirement, NodeSelectorTerm};
+use k8s_openapi::api::core::v1::{NodeAffinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm};
 
 use crate::cluster::NodeFacts;
 
 /// Whether the required terms admit the node: any one of them, each of whose requirements must hold.
 pub(super) fn admits(affinity: &NodeAffinity, node: &NodeFacts) -> bool {
     let required = affinity.required_during_scheduling_ignored_during_execution.as_ref();
-    required.is_none_or(|selector| selector.node_selector_terms.iter().any(|term| matches(term, node)))
+    required.is_none_or(|selector| selects(selector, node))
+}
+
+/// Whether any term selects the node.
+pub(super) fn selects(selector: &NodeSelector, node: &NodeFacts) -> bool {
+    selector.node_selector_terms.iter().any(|term| matches(term, node))
 }
 
 /// Sum of the weights of the preferred terms that match.

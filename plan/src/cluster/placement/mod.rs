@@ -18,7 +18,7 @@ use k8s_openapi::api::core::v1::{NodeAffinity, Toleration};
 pub use resources::{GUEST_OVERHEAD_KIB, guest_requests};
 pub(in crate::cluster) use taints::{taint_text, toleration};
 
-use super::{LeaseVerdict, Now, ObservedNode, Requests};
+use super::{LeaseVerdict, Now, ObservedNode, Requests, VolumeConstraints};
 
 /// What a guest asks of its node.
 #[derive(Clone, Debug)]
@@ -35,6 +35,8 @@ pub struct Constraints<'a> {
     pub pinned: Option<&'a str>,
     /// The machine type that its record, or its user, says; nodes that offer it are preferred to all others, since it starts on no other.
     pub machine_type: Option<String>,
+    /// Where its volumes are.
+    pub volumes: VolumeConstraints,
 }
 
 /// Why a guest has no node.
@@ -48,6 +50,13 @@ pub enum Misfit {
     Record(String),
     /// Another guest has its firmware UUID.
     UuidInUse(String),
+    /// A claim cannot be used now.
+    Volume {
+        /// One word.
+        reason: &'static str,
+        /// Which claim, why, and what to do.
+        message: String,
+    },
 }
 
 /// Why one node does not fit. In this order they are looked at.
@@ -66,6 +75,18 @@ pub enum Reason {
     Cordoned,
     /// It lacks a label of the node selector, or the affinity rules it out.
     Selector,
+    /// A volume of the guest is on other nodes.
+    VolumeElsewhere {
+        /// Name of the PersistentVolume.
+        volume: String,
+    },
+    /// Another guest has a claim on another node.
+    ClaimElsewhere {
+        /// The claim.
+        claim: String,
+        /// That node.
+        node: String,
+    },
     /// It has a taint that the guest does not tolerate.
     Taint {
         /// The taint, as `key` or `key=value`.
@@ -99,6 +120,7 @@ impl<'a> Constraints<'a> {
             requests: resources::with_overhead(&valid),
             pinned,
             machine_type: None,
+            volumes: VolumeConstraints::default(),
         })
     }
 }
@@ -158,6 +180,12 @@ fn misfit(now: Now, constraints: &Constraints<'_>, node: &ObservedNode) -> Optio
     if !selected || !constraints.affinity.is_none_or(|affinity| affinity::admits(affinity, facts)) {
         return Some(Reason::Selector);
     }
+    if let Some((volume, _)) = constraints.volumes.affinities.iter().find(|(_, rule)| !affinity::selects(rule, facts)) {
+        return Some(Reason::VolumeElsewhere { volume: volume.clone() });
+    }
+    if let Some((node, claim)) = constraints.volumes.pinned.iter().find(|(node, _)| *node != facts.name) {
+        return Some(Reason::ClaimElsewhere { claim: claim.clone(), node: node.clone() });
+    }
     if let Some(taint) = taints::untolerated(&facts.taints, constraints.tolerations) {
         return Some(Reason::Taint { taint });
     }
@@ -178,13 +206,14 @@ impl Misfit {
             Self::NoNode(_) => "Unschedulable",
             Self::Record(_) => "AbiRecordUnusable",
             Self::UuidInUse(_) => "FirmwareUuidInUse",
+            Self::Volume { reason, .. } => reason,
         }
     }
 
     /// One line per node.
     pub fn lines(&self) -> Vec<String> {
         match self {
-            Self::InvalidSpec(_) | Self::Record(_) | Self::UuidInUse(_) => vec![self.to_string()],
+            Self::InvalidSpec(_) | Self::Record(_) | Self::UuidInUse(_) | Self::Volume { .. } => vec![self.to_string()],
             Self::NoNode(nodes) => {
                 nodes.iter().map(|(node, reason)| format!("node {node}: {}", reason.detail())).collect()
             }
@@ -196,7 +225,9 @@ impl Misfit {
 impl fmt::Display for Misfit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let nodes = match self {
-            Self::InvalidSpec(why) | Self::Record(why) | Self::UuidInUse(why) => return f.write_str(why),
+            Self::InvalidSpec(why) | Self::Record(why) | Self::UuidInUse(why) | Self::Volume { message: why, .. } => {
+                return f.write_str(why);
+            }
             Self::NoNode(nodes) => nodes,
         };
         if nodes.is_empty() {
@@ -220,6 +251,10 @@ impl Reason {
             Self::AgentSilent => "node(s) had a silent agent".to_owned(),
             Self::Cordoned => "node(s) were unschedulable".to_owned(),
             Self::Selector => "node(s) didn't match node selector or affinity".to_owned(),
+            Self::VolumeElsewhere { volume } => format!("node(s) didn't have PersistentVolume {volume}"),
+            Self::ClaimElsewhere { claim, node } => {
+                format!("node(s) cannot have ReadWriteOnce claim {claim}, which is in use on node {node}")
+            }
             Self::Taint { taint } => format!("node(s) had untolerated taint {{{taint}}}"),
             Self::Memory { .. } => "Insufficient memory".to_owned(),
             Self::Cpu { .. } => "Insufficient cpu".to_owned(),
@@ -236,6 +271,8 @@ impl Reason {
             | Self::AgentSilent
             | Self::Cordoned
             | Self::Selector
+            | Self::VolumeElsewhere { .. }
+            | Self::ClaimElsewhere { .. }
             | Self::Taint { .. } => self.summary(),
         }
     }

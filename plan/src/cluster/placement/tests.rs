@@ -64,14 +64,23 @@ fn required(terms: Vec<NodeSelectorTerm>) -> NodeAffinity {
 
 fn small() -> Constraints<'static> {
     let requests = Requests { memory_kib: 200_000, cpu_millis: 100 };
-    Constraints { selector: None, affinity: None, tolerations: &[], requests, pinned: None, machine_type: None }
+    let volumes = VolumeConstraints::default();
+    Constraints {
+        selector: None,
+        affinity: None,
+        tolerations: &[],
+        requests,
+        pinned: None,
+        machine_type: None,
+        volumes,
+    }
 }
 
 fn reason(constraints: &Constraints<'_>, node: ObservedNode) -> Option<Reason> {
     match choose(NOW, constraints, &[node]) {
         Ok(_) => None,
         Err(Misfit::NoNode(mut nodes)) => nodes.pop_first().map(|(_, reason)| reason),
-        Err(Misfit::InvalidSpec(why) | Misfit::Record(why) | Misfit::UuidInUse(why)) => panic!("{why}"),
+        Err(misfit) => panic!("{misfit}"),
     }
 }
 
@@ -224,4 +233,23 @@ fn a_guest_takes_its_memory_and_the_overhead() {
     requests.insert("memory".to_owned(), api::Quantity::from("1Gi"));
     requests.insert("cpu".to_owned(), api::Quantity::from("1500m"));
     assert_eq!(guest_requests(&spec), Requests { memory_kib: (1 << 20) + GUEST_OVERHEAD_KIB, cpu_millis: 1500 });
+}
+
+#[test]
+fn a_guest_goes_where_its_volumes_are() {
+    let nodes = [node("a", |_| {}), node("b", |facts| drop(facts.labels.insert("zone".to_owned(), "y".to_owned())))];
+    let selector =
+        |zone: &str| NodeSelector { node_selector_terms: vec![expressions(&[requirement("zone", "In", &[zone])])] };
+    let at = |zone: &str| VolumeConstraints { affinities: vec![("pv".to_owned(), selector(zone))], pinned: Vec::new() };
+    assert_eq!(choose(NOW, &Constraints { volumes: at("y"), ..small() }, &nodes), Ok("b".to_owned()));
+    let nowhere = choose(NOW, &Constraints { volumes: at("z"), ..small() }, &nodes).unwrap_err();
+    assert_eq!(nowhere.to_string(), "0/2 nodes are available: 2 node(s) didn't have PersistentVolume pv.");
+    let beside = VolumeConstraints { affinities: Vec::new(), pinned: vec![("b".to_owned(), "ns/c".to_owned())] };
+    assert_eq!(choose(NOW, &Constraints { volumes: beside.clone(), ..small() }, &nodes), Ok("b".to_owned()));
+    let both = VolumeConstraints { affinities: at("x").affinities, ..beside };
+    let torn = choose(NOW, &Constraints { volumes: both, ..small() }, &nodes).unwrap_err();
+    assert_eq!(
+        torn.to_string(),
+        "0/2 nodes are available: 1 node(s) cannot have ReadWriteOnce claim ns/c, which is in use on node b, 1 node(s) didn't have PersistentVolume pv."
+    );
 }

@@ -168,6 +168,7 @@ fn world(ovm: Option<OfflineVirtualMachine>, vm: Option<VirtualMachine>) -> Obse
         order: ReadOrder::UNCACHED,
         homes: ["a", "b"].map(|name| (name.to_owned(), home(live_lease()))).into(),
         nodes: vec![node("a"), node("b")],
+        claims: BTreeMap::new(),
         installation: Arc::new(Installation {
             cluster_uid: CLUSTER,
             network: "user".to_owned(),

@@ -72,6 +72,7 @@ pub(super) fn observed(
                 pods: Requests::default(),
             })
             .collect(),
+        claims: BTreeMap::new(),
         installation: Arc::new(Installation {
             cluster_uid: Uuid::from_u128(1),
             network: "none".to_owned(),
