@@ -28,7 +28,7 @@ use crate::objects::KubeObjects;
 use crate::options::AgentOptions;
 use crate::proc::{ProcError, find_qemu};
 use crate::stream::{StreamError, StreamServer};
-use crate::volumes::{RootError, VolumeRoots};
+use crate::volumes::{HoldError, Holders, HoldersPlace, RootError, VolumeRoots};
 
 /// After this the process is up, and so is whatever else starts in it; what only its start needed can go.
 const START_IS_OVER: Duration = Duration::from_secs(10);
@@ -70,6 +70,9 @@ pub enum StartError {
     /// The disks cannot be used.
     #[error(transparent)]
     Disks(#[from] StoreError),
+    /// Which guests have which disks cannot be written down.
+    #[error(transparent)]
+    Holders(#[from] HoldError),
     /// A volume root cannot be one.
     #[error(transparent)]
     VolumeRoot(#[from] RootError),
@@ -110,8 +113,15 @@ impl Agent {
         }
         Directory::open_or_create_root(&options.data_dir)?;
         let lock = HostLock::take(&options.lock_dir, &options.libvirt_uri)?;
-        let journal = Journal::open(&options.data_dir, boot_id(&options.proc_dir))?;
-        let disks = DiskStore::open(&options.data_dir, VolumeRoots::new(&options.volume_roots)?)?;
+        let boot = boot_id(&options.proc_dir);
+        let journal = Journal::open(&options.data_dir, boot.clone())?;
+        let holders = Holders::open(HoldersPlace {
+            lock_dir: &options.lock_dir,
+            uri: &options.libvirt_uri,
+            boot_id: &boot,
+            proc_dir: &options.proc_dir,
+        })?;
+        let disks = DiskStore::open(&options.data_dir, VolumeRoots::new(&options.volume_roots)?, holders)?;
         let calls = options.telemetry.libvirt.clone();
         let libvirt_options = LibvirtOptions { calls, ..LibvirtOptions::new(&options.libvirt_uri) };
         let health = options.telemetry.health();

@@ -10,7 +10,7 @@ use std::process::{Command, Output};
 use agent::disks::{DiskStore, PrepareError, PreparedDisk, VolumeContent, VolumePlan};
 use agent::images::VmReference;
 use agent::seed::Seed;
-use agent::volumes::VolumeRoots;
+use agent::volumes::{Holders, HoldersPlace, VolumeRoots};
 use uuid::Uuid;
 
 /// Set for the child: the data directory.
@@ -33,8 +33,16 @@ fn volumes() -> Vec<VolumePlan> {
     contents.into_iter().enumerate().map(plan).collect()
 }
 
+/// A store in `data_dir`, with locks of its own.
+fn open(data_dir: &Path) -> DiskStore {
+    // Of this process alone: its parent lives.
+    let lock_dir = data_dir.join(format!("locks-{}", std::process::id()));
+    let place = HoldersPlace { lock_dir: &lock_dir, uri: "test", boot_id: "boot", proc_dir: Path::new("/proc") };
+    DiskStore::open(data_dir, VolumeRoots::default(), Holders::open(place).unwrap()).unwrap()
+}
+
 fn import_demo(data_dir: &Path) -> DiskStore {
-    let disks = DiskStore::open(data_dir, VolumeRoots::default()).unwrap();
+    let disks = open(data_dir);
     let file = data_dir.join("demo.img");
     std::fs::write(&file, [1; 4096]).unwrap();
     disks.images().import(&"demo".parse().unwrap(), &file).unwrap();
@@ -78,7 +86,7 @@ fn run_again(test: &str, wrapper: &[&str], data_dir: &Path) -> Option<Output> {
 #[test]
 fn a_kill_at_any_step_of_preparing_is_repaired_by_the_next_pass() {
     if let Ok(data_dir) = std::env::var(DATA_DIR) {
-        prepare(&DiskStore::open(Path::new(&data_dir), VolumeRoots::default()).unwrap()).unwrap();
+        prepare(&open(Path::new(&data_dir))).unwrap();
         return;
     }
     if !Command::new("strace").args(["-f", "-o", "/dev/null", "true"]).status().is_ok_and(|status| status.success()) {

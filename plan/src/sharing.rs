@@ -60,6 +60,36 @@ impl DiskUse {
     }
 }
 
+/// A disk that a guest has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holding {
+    /// What the disk is on its host, whatever its path.
+    pub disk: String,
+    /// What the guest does with it.
+    pub usage: DiskUse,
+    /// The guest, for people.
+    pub holder: String,
+}
+
+/// The first of the disks that a guest asks for, by its place among them, that it may not have, and who has it. `held` is what others have.
+pub fn find_conflict<'a>(
+    asked: impl IntoIterator<Item = (&'a str, DiskUse)>,
+    held: &[Holding],
+) -> Option<(usize, String)> {
+    let mut earlier: Vec<(&str, DiskUse)> = Vec::new();
+    for (index, (disk, usage)) in asked.into_iter().enumerate() {
+        let other = held.iter().find(|one| one.disk == disk && one.usage.conflicts_with(usage));
+        if let Some(other) = other {
+            return Some((index, other.holder.clone()));
+        }
+        if earlier.iter().any(|(one, its)| *one == disk && its.conflicts_with(usage)) {
+            return Some((index, "another volume of this VirtualMachine".to_owned()));
+        }
+        earlier.push((disk, usage));
+    }
+    None
+}
+
 /// A CD-ROM cannot be written to, whatever its spec says.
 fn writes(device: DiskDevice) -> bool {
     match device {
@@ -93,5 +123,21 @@ mod tests {
             assert_eq!(one.conflicts_with(other), conflict, "{one:?} {other:?}");
             assert_eq!(other.conflicts_with(one), conflict, "{other:?} {one:?}");
         }
+    }
+
+    #[test]
+    fn a_disk_is_refused_to_the_second_guest_and_to_the_second_volume_of_one() {
+        let writer = DiskUse { writes: true, shared: false };
+        let reader = DiskUse::default();
+        let held = [
+            Holding { disk: "a".to_owned(), usage: writer, holder: "one".to_owned() },
+            Holding { disk: "b".to_owned(), usage: reader, holder: "two".to_owned() },
+        ];
+        assert_eq!(find_conflict([("c", writer), ("b", reader)], &held), None);
+        assert_eq!(find_conflict([("c", writer), ("a", reader)], &held), Some((1, "one".to_owned())));
+        assert_eq!(find_conflict([("b", writer)], &held), Some((0, "two".to_owned())));
+        let twice = find_conflict([("c", reader), ("c", writer)], &held);
+        assert_eq!(twice, Some((1, "another volume of this VirtualMachine".to_owned())));
+        assert_eq!(find_conflict([("c", reader), ("c", reader)], &held), None);
     }
 }

@@ -7,7 +7,7 @@ use crate::hostfs::FileError;
 use crate::images::StoreError;
 use crate::images::qcow2::Qcow2Error;
 use crate::seed::SeedTooLarge;
-use crate::volumes::FindError;
+use crate::volumes::{FindError, HoldError};
 
 /// Why the disks of a VM are not ready.
 #[derive(Debug, thiserror::Error)]
@@ -15,6 +15,9 @@ pub enum PrepareError {
     /// The images could not be claimed.
     #[error(transparent)]
     Images(#[from] StoreError),
+    /// A disk of a PersistentVolume is another guest's, or cannot be taken.
+    #[error(transparent)]
+    Hold(#[from] HoldError),
     /// The VM's directory cannot be made or written.
     #[error(transparent)]
     Directory(#[from] FileError),
@@ -38,6 +41,20 @@ pub enum PrepareError {
     },
 }
 
+/// Why the disks of a VM were not deleted or listed.
+#[derive(Debug, thiserror::Error)]
+pub enum CleanError {
+    /// A file cannot be deleted, or a directory not be read.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// Its images could not be given back.
+    #[error(transparent)]
+    Images(#[from] StoreError),
+    /// Its disks of PersistentVolumes could not be given back.
+    #[error(transparent)]
+    Hold(#[from] HoldError),
+}
+
 /// What is wrong with one volume.
 #[derive(Debug, thiserror::Error)]
 pub enum VolumeError {
@@ -56,6 +73,9 @@ pub enum VolumeError {
         #[source]
         source: FindError,
     },
+    /// It was not among those that were found.
+    #[error("its PersistentVolume was not looked for")]
+    NotFound,
     /// The user data does not fit.
     #[error(transparent)]
     Seed(#[from] SeedTooLarge),
@@ -84,6 +104,7 @@ impl PrepareError {
         match self {
             Self::Images(StoreError::NotFound(_)) => "ErrImageNotFound",
             Self::Images(_) => "ImageStoreFailed",
+            Self::Hold(error) => error.reason(),
             Self::Volume { source: VolumeError::Unreadable { .. } | VolumeError::Differs { .. }, .. } => "DiskDiffers",
             Self::Volume { source: VolumeError::Find { source, .. }, .. } => source.reason(),
             Self::Volume { source: VolumeError::Seed(_), .. } => "UserDataTooLarge",
@@ -95,6 +116,7 @@ impl PrepareError {
     pub(super) fn is_full(&self) -> bool {
         match self {
             Self::Images(e) => e.is_full(),
+            Self::Hold(e) => e.is_full(),
             Self::Directory(e) | Self::Volume { source: VolumeError::File(e), .. } => e.is_full(),
             Self::Volume { source: VolumeError::QemuImg(e), .. } => e.is_full(),
             Self::Volume { .. } => false,

@@ -16,6 +16,7 @@ mod make;
 mod plan;
 mod qemu_img;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -27,11 +28,11 @@ use uuid::Uuid;
 
 use crate::hostfs::Directory;
 use crate::images::{ClaimedImage, DiskFormat, ImageStore, StoreError, VmReference};
-use crate::volumes::{VolumeDisk, VolumeRoots};
+use crate::volumes::{Holders, VolumeDisk, VolumeRoots, WantedDisk};
 use make::{Qcow2Disk, make_qcow2_if_needed, write_seed_if_needed};
 
 pub use self::plan::{ClaimedVolume, VolumeContent, VolumePlan, VolumePlanError, plan_volumes};
-pub use error::{PrepareError, VolumeError};
+pub use error::{CleanError, PrepareError, VolumeError};
 use qemu_img::BackingFile;
 pub use qemu_img::QemuImgError;
 
@@ -50,6 +51,17 @@ struct Inner {
     images: ImageStore,
     vms: Directory,
     roots: VolumeRoots,
+    holders: Holders,
+}
+
+/// What the volumes of one VM are made from.
+struct Ready {
+    /// Its own directory.
+    directory: Arc<Directory>,
+    /// Its images.
+    claimed: Vec<ClaimedImage>,
+    /// Its disks of PersistentVolumes, by place of the volume.
+    found: BTreeMap<usize, VolumeDisk>,
 }
 
 /// A volume that is ready for the guest.
@@ -64,14 +76,15 @@ pub struct PreparedDisk {
 }
 
 impl DiskStore {
-    /// Opens the disks below `data_dir`, and the image store there; makes the directories if they are missing.
+    /// Opens the disks below `data_dir`, and the image store there; makes the directories if they are missing. Disks of PersistentVolumes are looked for
+    /// below `roots`, and taken with `holders`.
     ///
     /// # Errors
     /// If they cannot be made or opened, or `data_dir` is not UTF-8.
-    pub fn open(data_dir: &Path, roots: VolumeRoots) -> Result<Self, StoreError> {
+    pub fn open(data_dir: &Path, roots: VolumeRoots, holders: Holders) -> Result<Self, StoreError> {
         let images = ImageStore::open(data_dir)?;
         let vms = Directory::open_root(data_dir)?.subdirectory_or_create(VMS_DIRECTORY)?;
-        Ok(Self { inner: Arc::new(Inner { images, vms, roots }) })
+        Ok(Self { inner: Arc::new(Inner { images, vms, roots, holders }) })
     }
 
     /// The image store that overlays stand on. Its calls wait for files: not for async code.
@@ -106,29 +119,31 @@ impl DiskStore {
         })
     }
 
-    /// Deletes the disks of the VM with this UID, and its claim on images. Only for a VM whose domain is undefined. Repeatable.
+    /// Deletes the disks of the VM with this UID, and gives back its images and the disks of PersistentVolumes. Only for a VM whose domain is undefined. Repeatable.
     ///
     /// # Errors
     /// If something cannot be deleted. The claim stays while a disk is left.
-    pub async fn clean(&self, uid: Uuid) -> Result<(), StoreError> {
+    pub async fn clean(&self, uid: Uuid) -> Result<(), CleanError> {
         let inner = self.inner.clone();
         blocking(move || {
             if inner.vms.remove_directory_if_exists(&uid.to_string())? {
                 inner.vms.sync()?;
             }
-            inner.images.release(uid)
+            inner.images.release(uid)?;
+            Ok(inner.holders.release(uid)?)
         })
         .await
     }
 
-    /// UIDs of the VMs that have disks or claims here, sorted: what a search for garbage starts from.
+    /// UIDs of the VMs that have disks, images or disks of PersistentVolumes here, sorted: what a search for garbage starts from.
     ///
     /// # Errors
     /// If the directories cannot be read.
-    pub async fn list(&self) -> Result<Vec<Uuid>, StoreError> {
+    pub async fn list(&self) -> Result<Vec<Uuid>, CleanError> {
         let inner = self.inner.clone();
         blocking(move || {
             let mut uids = inner.images.claimants()?;
+            uids.extend(inner.holders.uids()?);
             uids.extend(inner.vms.names()?.iter().filter_map(|name| name.parse::<Uuid>().ok()));
             uids.sort();
             uids.dedup();
@@ -145,34 +160,30 @@ impl DiskStore {
                 VolumeContent::Seed(_) | VolumeContent::Empty { .. } | VolumeContent::Claimed(_) => None,
             })
             .collect();
-        let (inner, vm) = (self.inner.clone(), vm.clone());
-        let (claimed, directory) = blocking(move || {
+        let (inner, vm, plans) = (self.inner.clone(), vm.clone(), volumes.to_vec());
+        let (claimed, found, directory) = blocking(move || {
             let claimed = inner.images.claim(&vm, &images)?;
+            let found = inner.take_volumes(&vm, &plans)?;
             let directory = inner.vms.subdirectory_or_create(&vm.uid.to_string())?;
-            Ok::<_, PrepareError>((claimed, Arc::new(directory)))
+            Ok::<_, PrepareError>((claimed, found, Arc::new(directory)))
         })
         .await?;
+        let ready = Ready { directory, claimed, found };
         // All are awaited, also after one has failed: each takes away what it leaves half-made.
         // Collected first: the compiler cannot see that a stream over a borrowing closure is Send.
-        let preparations: Vec<_> =
-            volumes.iter().map(|volume| self.prepare_volume(&directory, volume, &claimed)).collect();
+        let preparations: Vec<_> = volumes.iter().map(|volume| self.prepare_volume(&ready, volume)).collect();
         let prepared: Vec<_> = futures::stream::iter(preparations).buffered(PARALLEL).collect().await;
         let prepared = prepared.into_iter().collect::<Result<Vec<_>, _>>()?;
-        blocking(move || directory.sync()).await?;
+        blocking(move || ready.directory.sync()).await?;
         Ok(prepared)
     }
 
-    async fn prepare_volume(
-        &self,
-        directory: &Arc<Directory>,
-        plan: &VolumePlan,
-        claimed: &[ClaimedImage],
-    ) -> Result<PreparedDisk, PrepareError> {
-        let ordinal = plan.ordinal;
+    async fn prepare_volume(&self, ready: &Ready, plan: &VolumePlan) -> Result<PreparedDisk, PrepareError> {
+        let (ordinal, directory) = (plan.ordinal, &ready.directory);
         let failed = |source| PrepareError::Volume { volume: plan.volume.clone(), source };
         let made = match &plan.content {
             VolumeContent::Claimed(claimed) => {
-                let disk = self.find_disk(claimed).await.map_err(failed)?;
+                let disk = ready.found.get(&ordinal).cloned().ok_or_else(|| failed(VolumeError::NotFound))?;
                 let kind = if disk.is_block { LayerKind::Block } else { LayerKind::File };
                 if !claimed.ephemeral {
                     let access = match claimed.usage {
@@ -190,7 +201,7 @@ impl DiskStore {
                 make_qcow2_if_needed(directory, overlay).await
             }
             VolumeContent::Image(name) => {
-                let image = claimed.iter().find(|image| image.ordinal == ordinal);
+                let image = ready.claimed.iter().find(|image| image.ordinal == ordinal);
                 let blob = &image.ok_or_else(|| StoreError::NotFound(name.clone()))?.blob;
                 let backing =
                     BackingFile { path: self.inner.images.path_of(blob), format: blob.format, kind: LayerKind::File };
@@ -220,16 +231,33 @@ impl DiskStore {
             },
         })
     }
+}
 
-    async fn find_disk(&self, claimed: &ClaimedVolume) -> Result<VolumeDisk, VolumeError> {
-        let (inner, claimed) = (self.inner.clone(), claimed.clone());
-        blocking(move || {
-            inner
-                .roots
-                .find(&claimed.path)
-                .map_err(|source| VolumeError::Find { persistent_volume: claimed.persistent_volume, source })
-        })
-        .await
+impl Inner {
+    /// Finds the disks of PersistentVolumes, and takes them for the VM; by place of the volume.
+    fn take_volumes(
+        &self,
+        vm: &VmReference,
+        volumes: &[VolumePlan],
+    ) -> Result<BTreeMap<usize, VolumeDisk>, PrepareError> {
+        let mut found = BTreeMap::new();
+        let mut wanted = Vec::new();
+        for plan in volumes {
+            let VolumeContent::Claimed(claimed) = &plan.content else { continue };
+            let disk = self.roots.find(&claimed.path).map_err(|source| PrepareError::Volume {
+                volume: plan.volume.clone(),
+                source: VolumeError::Find { persistent_volume: claimed.persistent_volume.clone(), source },
+            })?;
+            wanted.push(WantedDisk {
+                volume: plan.volume.clone(),
+                path: disk.path.clone(),
+                identity: disk.identity.clone(),
+                usage: claimed.usage,
+            });
+            found.insert(plan.ordinal, disk);
+        }
+        self.holders.take(vm, &wanted)?;
+        Ok(found)
     }
 }
 

@@ -2,10 +2,25 @@
 
 use super::*;
 use crate::seed::Seed;
+use crate::volumes::HoldersPlace;
 
 struct World {
     directory: tempfile::TempDir,
     disks: DiskStore,
+}
+
+/// Each opening is another agent: the one before it is to be dropped.
+fn holders(directory: &Path) -> Holders {
+    let lock_dir = directory.join("locks");
+    Holders::open(HoldersPlace { lock_dir: &lock_dir, uri: "test", boot_id: "boot", proc_dir: "/proc".as_ref() })
+        .unwrap()
+}
+
+/// A store in `directory`, whose volume root is there too.
+fn open(directory: &Path) -> DiskStore {
+    let roots = VolumeRoots::new(&[directory.join("volumes")]).unwrap();
+    let holders = holders(directory);
+    DiskStore::open(&directory.join("data"), roots, holders).unwrap()
 }
 
 fn vm() -> VmReference {
@@ -29,11 +44,35 @@ fn empty(ordinal: usize) -> VolumePlan {
     plan(ordinal, VolumeContent::Empty { capacity_bytes: 3 << 20 })
 }
 
+fn claimed(ordinal: usize, path: &Path, usage: DiskUse, ephemeral: bool) -> VolumePlan {
+    let path = path.to_str().unwrap().to_owned();
+    plan(ordinal, VolumeContent::Claimed(ClaimedVolume { persistent_volume: "pv".to_owned(), path, usage, ephemeral }))
+}
+
+const WRITER: DiskUse = DiskUse { writes: true, shared: false };
+const READER: DiskUse = DiskUse { writes: false, shared: false };
+
 impl World {
+    /// The same after the agent has ended and another one has started.
+    fn restarted(self) -> Self {
+        let Self { directory, disks } = self;
+        drop(disks);
+        let disks = open(directory.path());
+        Self { directory, disks }
+    }
+
+    /// A volume with a disk of 8192 bytes; returns its directory.
+    fn volume(&self, name: &str) -> PathBuf {
+        let directory = self.directory.path().canonicalize().unwrap().join("volumes").join(name);
+        std::fs::create_dir_all(&directory).unwrap();
+        std::fs::write(directory.join("disk.img"), [9; 8192]).unwrap();
+        directory
+    }
+
     /// A data directory with the image `demo`, raw and of 4096 bytes.
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let disks = DiskStore::open(&directory.path().join("data"), VolumeRoots::default()).unwrap();
+        let disks = open(directory.path());
         let world = Self { directory, disks };
         world.import(1);
         world
@@ -117,8 +156,8 @@ async fn preparing_again_makes_nothing_again_even_after_the_image_was_replaced()
     }
     world.import(2);
     // Another process, as after a restart of the agent.
-    let restarted = DiskStore::open(&world.directory.path().join("data"), VolumeRoots::default()).unwrap();
-    assert_eq!(restarted.prepare(&vm(), &volumes).await.unwrap(), first);
+    let world = world.restarted();
+    assert_eq!(world.disks.prepare(&vm(), &volumes).await.unwrap(), first);
     for disk in [&first[0], &first[2]] {
         assert!(std::fs::read(&disk.source.top.path).unwrap().ends_with(b"written by the guest"), "{}", disk.volume);
     }
@@ -219,4 +258,58 @@ async fn what_a_crash_leaves_of_either_half_is_listed() {
     std::fs::create_dir(world.disks.path().join(only_directory.to_string())).unwrap();
     std::fs::create_dir(world.disks.path().join("lost+found")).unwrap();
     assert_eq!(world.disks.list().await.unwrap(), [only_claim, only_directory]);
+}
+
+#[tokio::test]
+async fn a_claimed_disk_is_used_where_it_is_and_left_as_it_is() {
+    let world = World::new();
+    let volume = world.volume("data");
+    let many = DiskUse { writes: true, shared: true };
+    for (usage, access) in [(WRITER, DiskAccess::Exclusive), (READER, DiskAccess::ReadOnly), (many, DiskAccess::Shared)]
+    {
+        let prepared = world.prepare(&[claimed(0, &volume, usage, false)]).await.unwrap();
+        let source = &prepared[0].source;
+        assert_eq!((source.top.path.as_path(), source.access), (volume.join("disk.img").as_path(), access));
+        assert!(source.backing.is_empty() && source.top.format == domain_xml::DiskFormat::Raw);
+    }
+    assert!(world.files().is_empty());
+    world.disks.clean(vm().uid).await.unwrap();
+    assert_eq!(std::fs::read(volume.join("disk.img")).unwrap(), [9; 8192]);
+}
+
+#[tokio::test]
+async fn an_ephemeral_layer_stands_on_the_claims_disk_and_goes_with_the_vm() {
+    let world = World::new();
+    let volume = world.volume("golden");
+    let prepared = world.prepare(&[claimed(0, &volume, READER, true)]).await.unwrap();
+    assert_eq!(world.files(), ["disk-0.qcow2"]);
+    let info = qemu_img_info(&prepared[0].source.top.path);
+    assert_eq!((&info["virtual-size"], &info["backing-filename-format"]), (&8192.into(), &"raw".into()));
+    assert_eq!(info["backing-filename"], volume.join("disk.img").to_str().unwrap());
+    assert_eq!(prepared[0].source.backing[0].path, volume.join("disk.img"));
+    world.disks.clean(vm().uid).await.unwrap();
+    assert!(!world.vm_directory().exists());
+    assert_eq!(std::fs::read(volume.join("disk.img")).unwrap(), [9; 8192]);
+}
+
+#[tokio::test]
+async fn a_disk_that_another_vm_has_is_refused_until_that_one_is_cleaned() {
+    let world = World::new();
+    let volume = world.volume("data");
+    let twin = world.directory.path().canonicalize().unwrap().join("volumes/twin");
+    std::fs::create_dir(&twin).unwrap();
+    std::fs::hard_link(volume.join("disk.img"), twin.join("disk.img")).unwrap();
+    let other = VmReference { uid: Uuid::from_u128(43), ..vm() };
+    world.disks.prepare(&other, &[claimed(0, &volume, WRITER, false)]).await.unwrap();
+    // As after a restart of the agent, and under another name of the disk.
+    let world = world.restarted();
+    let restarted = &world.disks;
+    let refused = [seed(0, "one"), claimed(1, &twin, READER, true)];
+    let error = restarted.prepare(&vm(), &refused).await.unwrap_err();
+    assert_eq!(error.reason(), "DiskInUse");
+    assert!(error.to_string().contains("twin/disk.img is in use by VirtualMachine ns/guest"), "{error}");
+    assert!(!world.vm_directory().exists(), "something was made for a VM that is refused");
+    assert_eq!(restarted.list().await.unwrap(), [other.uid]);
+    restarted.clean(other.uid).await.unwrap();
+    restarted.prepare(&vm(), &refused).await.unwrap();
 }

@@ -53,6 +53,18 @@ pub enum ProcError {
 /// If the directory, or a process's command line, cannot be read, or process 1 is missing: a process that is hidden from us may be the one. One that
 /// ends meanwhile is none.
 pub fn find_qemu(proc_dir: &Path, uuids: &[Uuid]) -> Result<Vec<QemuProcess>, ProcError> {
+    find(proc_dir, |process| uuids.contains(&process.uuid))
+}
+
+/// All QEMU processes that have a guest. Blocking, as [`find_qemu`].
+///
+/// # Errors
+/// As [`find_qemu`].
+pub fn find_all_qemu(proc_dir: &Path) -> Result<Vec<QemuProcess>, ProcError> {
+    find(proc_dir, |_| true)
+}
+
+fn find(proc_dir: &Path, is_wanted: impl Fn(&QemuProcess) -> bool) -> Result<Vec<QemuProcess>, ProcError> {
     let failed = |source| ProcError::Read { path: proc_dir.to_owned(), source };
     let (mut found, mut shows_init) = (Vec::new(), false);
     for entry in fs::read_dir(proc_dir).map_err(failed)? {
@@ -60,7 +72,7 @@ pub fn find_qemu(proc_dir: &Path, uuids: &[Uuid]) -> Result<Vec<QemuProcess>, Pr
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
         shows_init |= pid == INIT;
         match read_process(&entry.path(), pid) {
-            Ok(Some(process)) if uuids.contains(&process.uuid) => found.push(process),
+            Ok(Some(process)) if is_wanted(&process) => found.push(process),
             Ok(_) => {}
             Err(source) => return Err(ProcError::Read { path: entry.path(), source }),
         }

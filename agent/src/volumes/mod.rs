@@ -5,9 +5,13 @@
 //! what is found there is a regular file `disk.img` or a block device. Its content is taken as it is (raw): a format that is looked for could be
 //! written there by a guest. Nothing here knows guests.
 
+mod holders;
+
 use std::path::{Component, Path, PathBuf};
 
 use crate::hostfs::{Directory, Entry, EntryKind, FileError, entry_of};
+
+pub use holders::{HoldError, Holders, HoldersPlace, WantedDisk};
 
 /// Name of a guest's disk in a volume that is a directory, as in KubeVirt.
 pub const DISK_FILE: &str = "disk.img";

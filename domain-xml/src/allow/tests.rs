@@ -46,7 +46,7 @@ fn attributes_that_are_not_listed_are_refused() {
         ("<target dev", "<target removable='on' dev", "removable"),
         ("<listen ", "<listen address='0.0.0.0' ", "address"),
         ("<graphics ", "<graphics port='5900' ", "port"),
-        ("<driver ", "<driver cache='unsafe' ", "cache"),
+        ("<driver ", "<driver io='native' ", "io"),
     ] {
         match check_with(from, to) {
             Err(NotAllowed::Attribute { attribute: found, .. }) => assert_eq!(found, attribute),
@@ -60,6 +60,7 @@ fn values_and_paths_that_are_not_listed_are_refused() {
     let disk = "/var/lib/ovm/vms/60043358-4c58-11e8-8653-525500d15501/0.qcow2";
     for (from, to, place) in [
         ("<domain type=\"kvm\"", "<domain type=\"xen\"", "domain@type"),
+        ("<driver ", "<driver cache='unsafe' ", "domain/devices/disk/driver@cache"),
         (disk, "/etc/shadow", "domain/devices/disk/source@file"),
         (disk, "/var/lib/ovm/../../etc/shadow", "domain/devices/disk/source@file"),
         (disk, "/var/lib/ovm//x", "domain/devices/disk/source@file"),
