@@ -1,17 +1,28 @@
 //! Guests whose disks are on PersistentVolumes: found, explained, kept, shared and refused.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
-use tests::boot_sector::WRITES;
+use tests::boot_sector::{IDLE, WRITES};
+use tests::libvirtd::{Signal, why_unsupported};
 use tests::machines::{claim, claim_spec, offline_machine_of, volume};
-use tests::stack::{DEADLINE, NAMESPACE, Stack};
+use tests::programs::say_skipped;
+use tests::small_disk::SmallDisk;
+use tests::stack::{DEADLINE, NAMESPACE, Stack, uid};
 use tests::wait::wait_for;
+
+/// The volume of a guest that finds it full.
+const SMALL_DISK_MIB: u32 = 32;
+/// The guest's disk there, which has only its first megabyte when the guest starts.
+const GROWN_BYTES: u64 = 16 << 20;
 
 tests::scenarios! {
     a_guest_boots_from_its_claim_and_what_it_writes_outlives_it,
+    one_claim_and_one_file_have_one_guest_that_writes,
+    readers_and_guests_of_a_shared_claim_run_side_by_side,
 }
 
 /// Until a machine has this reason in a condition that is False; returns the message.
@@ -68,4 +79,140 @@ fn a_guest_boots_from_its_claim_and_what_it_writes_outlives_it(stack: &mut Stack
     wait_until_written(&disk)?;
     stack.client.virtctl(&["start", "boots"])?;
     stack.wait_for_phase(NAMESPACE, "boots", "Running").map(drop)
+}
+
+/// A volume that names no claim's selector but its own: its claim, at once.
+fn make_claimed(stack: &Stack, name: &str, directory: &Path, access_modes: &[&str]) -> Result<()> {
+    stack.client.create(&volume(name, directory, access_modes))?;
+    stack.client.create(&claim(NAMESPACE, name, name, access_modes)).map(drop)
+}
+
+fn one_claim_and_one_file_have_one_guest_that_writes(stack: &mut Stack) -> Result<()> {
+    let disk = stack.make_volume("one", &IDLE)?;
+    let directory = disk.parent().context("a disk is in a directory")?;
+    make_claimed(stack, "one", directory, &["ReadWriteOnce"])?;
+    // Another name of the same file.
+    let twin = stack.volume_root().join("twin");
+    fs::create_dir(&twin).context("make a directory")?;
+    fs::hard_link(&disk, twin.join("disk.img")).context("give the disk another name")?;
+    make_claimed(stack, "twin", &twin, &["ReadWriteOnce"])?;
+
+    let machine = |name: &str, source: Value, running| {
+        offline_machine_of(NAMESPACE, name, &claim_spec(&source, "virtio"), running)
+    };
+    stack.client.create(&machine("first", claims("one"), true))?;
+    stack.wait_for_phase(NAMESPACE, "first", "Running")?;
+    let ephemeral = json!({ "ephemeral": { "persistentVolumeClaim": { "claimName": "one" } } });
+    stack.client.create(&machine("second", claims("one"), true))?;
+    stack.client.create(&machine("layer", ephemeral, true))?;
+    stack.client.create(&machine("linked", claims("twin"), true))?;
+    for name in ["second", "layer"] {
+        let said = wait_for_reason(stack, name, "ClaimInUse")?;
+        ensure!(said.contains("default/one") && said.contains("VirtualMachine default/first"), "{name} says {said}");
+    }
+    let said = wait_for_reason(stack, "linked", "DiskInUse")?;
+    ensure!(said.contains("twin/disk.img is in use by VirtualMachine default/first"), "it says {said}");
+
+    // The guests outlive their agent, and so does what they have.
+    stack.server.restart(Signal::Kill)?;
+    let said = wait_for_reason(stack, "linked", "DiskInUse")?;
+    ensure!(said.contains("default/first"), "after a restart it says {said}");
+    ensure!(stack.domain_state(NAMESPACE, "first")?.as_deref() == Some("running"), "the first guest was ended");
+    for name in ["second", "layer", "linked"] {
+        ensure!(stack.domain_state(NAMESPACE, name)?.as_deref() != Some("running"), "{name} runs beside the first");
+    }
+
+    stack.client.kubectl(&["delete", "ovm", "second", "layer"])?;
+    stack.client.virtctl(&["stop", "first"])?;
+    stack.wait_for_phase(NAMESPACE, "linked", "Running")?;
+    stack.client.virtctl(&["start", "first"])?;
+    let said = wait_for_reason(stack, "first", "DiskInUse")?;
+    ensure!(said.contains("default/linked"), "the first one says {said}");
+    Ok(())
+}
+
+fn readers_and_guests_of_a_shared_claim_run_side_by_side(stack: &mut Stack) -> Result<()> {
+    let golden = stack.make_volume("golden", &WRITES)?;
+    let untouched = fs::read(&golden).context("read the disk")?;
+    make_claimed(stack, "golden", golden.parent().context("a disk is in a directory")?, &["ReadOnlyMany"])?;
+    let many = stack.make_volume("many", &IDLE)?;
+    make_claimed(stack, "many", many.parent().context("a disk is in a directory")?, &["ReadWriteMany"])?;
+    let ephemeral = json!({ "ephemeral": { "persistentVolumeClaim": { "claimName": "golden" } } });
+    let machines = [
+        ("layer-1", ephemeral.clone(), "sata"),
+        ("layer-2", ephemeral, "sata"),
+        ("reader", claims("golden"), "virtio"),
+        ("many-1", claims("many"), "virtio"),
+        ("many-2", claims("many"), "sata"),
+    ];
+    for (name, source, bus) in &machines {
+        stack.client.create(&offline_machine_of(NAMESPACE, name, &claim_spec(source, bus), true))?;
+    }
+    for (name, ..) in &machines {
+        stack.wait_for_phase(NAMESPACE, name, "Running")?;
+    }
+    let disk = |name: &str| stack.libvirtd.virsh(&["dumpxml", &format!("default_{name}"), "--xpath", "//disk"]);
+    ensure!(disk("reader")?.contains("<readonly/>"), "the reader's disk is {}", disk("reader")?);
+    for name in ["many-1", "many-2"] {
+        let xml = disk(name)?;
+        ensure!(xml.contains("<shareable/>") && xml.contains("cache=\"none\""), "the disk of {name} is {xml}");
+    }
+    // A disk that cannot be read-only says what to do.
+    stack.client.create(&offline_machine_of(NAMESPACE, "stuck", &claim_spec(&claims("golden"), "sata"), true))?;
+    let said = wait_for_reason(stack, "stuck", "ReadOnlyBus")?;
+    ensure!(said.contains("use bus virtio, scsi or usb"), "it says {said}");
+    let layer =
+        stack.server.data().join("vms").join(uid(&stack.machine(NAMESPACE, "layer-1")?.context("it is gone")?));
+    wait_for("the guest has written to its layer", DEADLINE, || {
+        let written = fs::metadata(layer.join("disk-0.qcow2")).context("look at the layer")?.len();
+        ensure!(written > 1 << 20, "it has {written} bytes");
+        Ok(())
+    })?;
+    ensure!(fs::read(&golden).context("read the disk")? == untouched, "the claim's disk was written to");
+    stack.client.virtctl(&["stop", "layer-1"])?;
+    stack.wait_until_gone(NAMESPACE, "layer-1")?;
+    ensure!(!layer.exists(), "the layer is left");
+    Ok(())
+}
+
+#[test]
+fn a_guest_on_a_full_file_system_is_paused_says_so_and_goes_on_when_there_is_room() -> Result<()> {
+    const NAME: &str = "a_guest_on_a_full_file_system_is_paused_says_so_and_goes_on_when_there_is_room";
+    if let Some(reason) = why_unsupported() {
+        say_skipped(NAME, &reason);
+        return Ok(());
+    }
+    let small = SmallDisk::mount(SMALL_DISK_MIB)?;
+    let mut stack = Stack::start()?;
+    // The root's own link is the operator's.
+    symlink(small.path(), stack.volume_root()).context("link the volume root")?;
+    let disk = stack.make_volume("small", &WRITES)?;
+    fs::OpenOptions::new().write(true).open(&disk)?.set_len(GROWN_BYTES).context("grow the disk")?;
+    let directory = stack.volume_root().join("small");
+    small.fill()?;
+    make_claimed(&stack, "small", &directory, &["ReadWriteOnce"])?;
+    stack.client.create(&offline_machine_of(NAMESPACE, "small", &claim_spec(&claims("small"), "virtio"), true))?;
+    let said = wait_for_reason(&stack, "small", "DiskFull")?;
+    ensure!(said.contains("disk root has no space left") && said.contains("small/disk.img"), "it says {said}");
+    wait_for("the OfflineVirtualMachine shows it", DEADLINE, || {
+        let shown = stack.offline_machine(NAMESPACE, "small")?.context("the machine is gone")?;
+        ensure!(shown["status"]["printableStatus"] == "DiskFull", "its status is {}", shown["status"]);
+        Ok(())
+    })?;
+    let events = stack.events(NAMESPACE, "VirtualMachine", "small")?;
+    ensure!(events.iter().any(|(reason, _)| reason == "DiskFull"), "its events are {events:?}");
+    let (qemu, paused) = (stack.qemu(NAMESPACE, "small")?, stack.domain_state(NAMESPACE, "small")?);
+    ensure!(paused.as_deref() == Some("paused"), "the domain is {paused:?}");
+
+    // Nothing of the pause is in the agent's memory alone.
+    stack.server.restart(Signal::Kill)?;
+    small.make_room()?;
+    wait_until_written(&disk)?;
+    wait_for("the guest is shown as running", DEADLINE, || {
+        let shown = stack.offline_machine(NAMESPACE, "small")?.context("the machine is gone")?;
+        ensure!(shown["status"]["printableStatus"] == "Running", "its status is {}", shown["status"]);
+        Ok(())
+    })?;
+    ensure!(stack.qemu(NAMESPACE, "small")? == qemu, "the guest was restarted");
+    Ok(())
 }

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use kube::ResourceExt;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use plan::node::{EventType, GuestEvent, Look, NodePlan, StatusWrite, Step, Trouble};
+use plan::node::{EventType, GuestEvent, Look, NodePlan, Resumes, StatusWrite, Step, Trouble};
 use tracing::{info, warn};
 use uuid::Uuid;
 
@@ -127,6 +127,7 @@ impl GuestWorker {
             Step::Start { uid } => self.start(uid).await,
             Step::SettleStart { uid } => self.settle_start(seen, uid).await,
             Step::SetDeadline { uid, deadline } => self.set_deadline(seen, uid, *deadline).await,
+            Step::Resume { uid } => self.resume(seen, uid).await,
             Step::Shutdown { uid } => self.shut_down(seen, uid).await,
             Step::Destroy { uid } => self.end_domain(seen, uid, DomainChange::Destroy).await,
             Step::Undefine { uid } => self.end_domain(seen, uid, DomainChange::Undefine).await,
@@ -240,6 +241,15 @@ impl GuestWorker {
         let element = render_metadata(&metadata).map_err(|error| failed(error.reason(), &error))?;
         match self.looker.context.hypervisor.set_metadata(domain.uuid, element).await {
             Err(error) if error.is_no_domain() => Err(StepError::Changed),
+            other => Ok(other?),
+        }
+    }
+
+    async fn resume(&mut self, seen: &Seen, uid: &str) -> Result<(), StepError> {
+        let domain = seen.domain.as_ref().filter(|domain| domain.metadata.uid == uid).ok_or(StepError::Changed)?;
+        self.memory.resumes = Some(Resumes::after(self.memory.resumes, Timestamp::now()));
+        match self.looker.context.hypervisor.change(domain.uuid, DomainChange::Resume).await {
+            Err(error) if error.is_wrong_state() || error.is_no_domain() => Err(StepError::Changed),
             other => Ok(other?),
         }
     }
@@ -373,6 +383,7 @@ fn kind_of(step: &Step) -> &'static str {
         Step::Start { .. } => "Start",
         Step::SettleStart { .. } => "SettleStart",
         Step::SetDeadline { .. } => "SetDeadline",
+        Step::Resume { .. } => "Resume",
         Step::Shutdown { .. } => "Shutdown",
         Step::Destroy { .. } => "Destroy",
         Step::KillProcess { .. } => "KillProcess",

@@ -8,7 +8,7 @@ use api::v1alpha1::{AbiStatus, InterfaceStatus, VirtualMachine};
 use domain_xml::{DiskSource, Metadata, ObservedDomain, record_of};
 use jiff::Timestamp;
 use kube::ResourceExt;
-use plan::node::Trouble;
+use plan::node::{Resumes, Trouble};
 use uuid::Uuid;
 
 /// What libvirt's events said of a guest since it was last looked at.
@@ -44,6 +44,8 @@ pub(super) struct Memory {
     about: String,
     pub(super) panic_seen: bool,
     pub(super) last_signal: Option<Timestamp>,
+    /// Attempts to let the guest go on after a failure of a disk.
+    pub(super) resumes: Option<Resumes>,
     pub(super) trouble: Option<Trouble>,
     /// The step that `trouble` is about.
     pub(super) troubled_step: Option<&'static str>,
@@ -61,6 +63,7 @@ impl Memory {
             about: String::new(),
             panic_seen: false,
             last_signal: None,
+            resumes: None,
             trouble: None,
             troubled_step: None,
             description: None,
@@ -83,6 +86,7 @@ impl Memory {
         if self.about != vm_uid {
             vm_uid.clone_into(&mut self.about);
             self.last_signal = None;
+            self.resumes = None;
             self.trouble = None;
             self.troubled_step = None;
             self.panic_seen = false;

@@ -1,5 +1,6 @@
 //! What there is to see of a guest: libvirt, the journal and the watch each time; the API and /proc where the plan asked for a look.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use api::v1alpha1::{Phase, VirtualMachine};
@@ -7,7 +8,7 @@ use domain_xml::Metadata;
 use jiff::Timestamp;
 use kube::ResourceExt;
 use plan::node::{
-    DesiredGuest, DisksState, DomainFacts, DomainSlot, DomainState, FreshVm, ObservedGuest, PausedReason,
+    DesiredGuest, DiskFault, DisksState, DomainFacts, DomainSlot, DomainState, FreshVm, ObservedGuest, PausedReason,
     ShutOffReason, Trouble, VmFacts,
 };
 use tokio::time::Instant;
@@ -19,6 +20,9 @@ use super::look::Reads;
 use super::render::{GuestSpec, firmware_uuid_of};
 use crate::libvirt::{self, DomainSummary, XmlView};
 use api::chain;
+
+/// What the aliases of our disks begin with.
+const DISK_ALIAS: &str = "ua-disk-";
 
 /// One observation: the planner's view, and the objects behind it, which the steps need.
 #[derive(Debug)]
@@ -75,7 +79,6 @@ impl GuestWorker {
             .unwrap_or_default();
         let observed = ObservedGuest {
             node_name: self.looker.context.node.clone(),
-            slot,
             proc: reads.proc,
             journal: self.looker.context.journal.of_guest(&self.looker.key),
             disks: DisksState {
@@ -84,9 +87,12 @@ impl GuestWorker {
             },
             wanted_abi,
             trouble: self.memory.trouble.clone(),
+            disk_faults: self.observe_disk_faults(&slot, domain.as_ref()).await,
+            resumes: self.memory.resumes,
             last_signal: self.memory.last_signal,
             panic_seen: self.memory.panic_seen,
             guard,
+            slot,
         };
         Seen { desired, observed, vm, domain, spec: spec.and_then(Result::ok), look_begun: reads.begun }
     }
@@ -124,6 +130,34 @@ impl GuestWorker {
             interfaces: description.interfaces,
         };
         (DomainSlot::Ours(Box::new(facts)), Some(OwnDomain { uuid: summary.uuid, metadata }))
+    }
+
+    /// Which disks failed under a guest that is paused for it, and what room their file systems have.
+    async fn observe_disk_faults(&self, slot: &DomainSlot, domain: Option<&OwnDomain>) -> Vec<DiskFault> {
+        let (DomainSlot::Ours(facts), Some(domain)) = (slot, domain) else { return Vec::new() };
+        if facts.state != DomainState::Paused(PausedReason::IoError) {
+            return Vec::new();
+        }
+        let hypervisor = &self.looker.context.hypervisor;
+        let (errors, xml) =
+            tokio::join!(hypervisor.disk_errors(domain.uuid), hypervisor.describe(domain.uuid, XmlView::Live));
+        let disks = xml.ok().and_then(|xml| domain_xml::parse(&xml).ok()).map(|known| known.disks).unwrap_or_default();
+        let errors = errors.unwrap_or_else(|error| {
+            warn!(error = chain(&error), "cannot read which disk failed");
+            Vec::new()
+        });
+        let faults = errors.into_iter().map(|error| {
+            let disk = disks.iter().find(|disk| disk.target == error.target);
+            let path = disk.and_then(|disk| disk.layers.first());
+            let name = disk.and_then(|disk| disk.alias.as_deref()?.strip_prefix(DISK_ALIAS));
+            DiskFault {
+                disk: name.unwrap_or(&error.target).to_owned(),
+                path: path.map(|path| path.display().to_string()).unwrap_or_default(),
+                no_space: error.no_space,
+                free_bytes: path.and_then(|path| free_bytes(path)),
+            }
+        });
+        faults.collect()
     }
 
     /// What libvirt settled for the domain; read once a definition.
@@ -191,6 +225,15 @@ impl GuestWorker {
         own.retain(|uid| Uuid::parse_str(uid).is_ok_and(|uid| files.contains(&uid)));
         own
     }
+}
+
+/// What is free on the file system of a file; of a device nobody knows.
+fn free_bytes(path: &Path) -> Option<u64> {
+    if !path.metadata().ok()?.is_file() {
+        return None;
+    }
+    let system = nix::sys::statvfs::statvfs(path).ok()?;
+    Some(system.blocks_available().saturating_mul(system.fragment_size()))
 }
 
 /// libvirt's states in the planner's words.

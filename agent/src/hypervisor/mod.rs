@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 pub use host::{Capabilities, Machine, MachineError};
 
-use crate::libvirt::{DomainSummary, Error, Usability, VirtType, XmlView};
+use crate::libvirt::{DiskError, DomainSummary, Error, Usability, VirtType, XmlView};
 
 /// The domains of this host. Every method has a deadline of its own and fails rather than waits.
 pub trait Hypervisor: Send + Sync + 'static {
@@ -30,6 +30,9 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// Changes a domain's life.
     fn change(&self, uuid: Uuid, change: DomainChange) -> BoxFuture<'_, Result<(), Error>>;
 
+    /// Which disks of a domain that runs have failed.
+    fn disk_errors(&self, uuid: Uuid) -> BoxFuture<'_, Result<Vec<DiskError>, Error>>;
+
     /// Whether no call about this domain is under way any more, past its deadline or not.
     fn is_quiet(&self, uuid: Uuid) -> bool;
 
@@ -42,6 +45,8 @@ pub trait Hypervisor: Send + Sync + 'static {
 pub enum DomainChange {
     /// Start from the definition, never from a saved image.
     Start,
+    /// Let it go on after a pause.
+    Resume,
     /// Press the power button.
     ShutDown,
     /// End QEMU.

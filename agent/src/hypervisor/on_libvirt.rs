@@ -5,7 +5,7 @@ use futures::future::BoxFuture;
 use uuid::Uuid;
 
 use super::{DomainChange, Hypervisor};
-use crate::libvirt::{DomainSummary, Error, Libvirt, Target, Usability, VirtType, XmlView};
+use crate::libvirt::{DiskError, DomainSummary, Error, Libvirt, Target, Usability, VirtType, XmlView};
 
 /// The one architecture that guests have.
 const ARCH: &str = "x86_64";
@@ -34,10 +34,15 @@ impl Hypervisor for Libvirt {
     fn change(&self, uuid: Uuid, change: DomainChange) -> BoxFuture<'_, Result<(), Error>> {
         match change {
             DomainChange::Start => self.start(uuid).boxed(),
+            DomainChange::Resume => self.resume(uuid).boxed(),
             DomainChange::ShutDown => self.shut_down(uuid).boxed(),
             DomainChange::Destroy => self.destroy(uuid).boxed(),
             DomainChange::Undefine => self.undefine(uuid).boxed(),
         }
+    }
+
+    fn disk_errors(&self, uuid: Uuid) -> BoxFuture<'_, Result<Vec<DiskError>, Error>> {
+        self.disk_errors(uuid).boxed()
     }
 
     fn is_quiet(&self, uuid: Uuid) -> bool {

@@ -54,6 +54,15 @@ pub struct DomainIdentity {
     pub name: String,
 }
 
+/// A disk of a running guest that failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskError {
+    /// Name of its target, such as `vda`.
+    pub target: String,
+    /// It had no space left; else it is an error of another kind.
+    pub no_space: bool,
+}
+
 /// Which of a domain's two descriptions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum XmlView {
@@ -139,6 +148,22 @@ impl Libvirt {
             Ok(domain.shutdown_flags(connection.qemu_flags(virt_sys::VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN))?)
         };
         self.on_domain("shut down", uuid, press).await
+    }
+
+    /// Lets a paused guest go on. What it was paused in is tried again: a write that its disk did not take is made once more.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with [`Error::is_wrong_state`] when it is not paused; and see [`Error`].
+    pub async fn resume(&self, uuid: Uuid) -> Result<(), Error> {
+        self.on_domain("resume", uuid, |_, domain| Ok(domain.resume()?)).await
+    }
+
+    /// The disks of a running guest that failed.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with [`Error::is_wrong_state`] when it does not run; and see [`Error`].
+    pub async fn disk_errors(&self, uuid: Uuid) -> Result<Vec<DiskError>, Error> {
+        self.on_domain("read the disk errors of", uuid, |_, domain| ffi::disk_errors(domain)).await
     }
 
     /// Ends a guest's process: SIGTERM, then SIGKILL. The definition stays.

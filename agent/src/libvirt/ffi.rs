@@ -13,6 +13,7 @@ use uuid::Uuid;
 use virt::connect::Connect;
 use virt::domain::Domain;
 
+use super::domain::DiskError;
 use super::error::Failure;
 use super::state::DomainState;
 
@@ -64,6 +65,30 @@ pub(super) fn all_states(connect: &Connect) -> Result<Vec<StateRecord>, Failure>
     // SAFETY: the list is libvirt's own, and nothing of it is used any more. This frees the domains and parameters in it too.
     unsafe { virt_sys::virDomainStatsRecordListFree(records) };
     Ok(states)
+}
+
+/// The disks of a running guest that failed.
+pub(super) fn disk_errors(domain: &Domain) -> Result<Vec<DiskError>, Failure> {
+    let failed = |_| Failure::from(virt::error::Error::last_error());
+    // SAFETY: the pointer is valid while `domain` lives; without a list libvirt says how many records one may need.
+    let room = unsafe { virt_sys::virDomainGetDiskErrors(domain.as_ptr(), ptr::null_mut(), 0, 0) };
+    let room = usize::try_from(room).map_err(failed)?;
+    let empty = virt_sys::_virDomainDiskError { disk: ptr::null_mut(), error: 0 };
+    let mut records = vec![empty; room];
+    let length = u32::try_from(room).unwrap_or(u32::MAX);
+    // SAFETY: `records` has room for that many; libvirt fills the first of them.
+    let count = unsafe { virt_sys::virDomainGetDiskErrors(domain.as_ptr(), records.as_mut_ptr(), length, 0) };
+    let count = usize::try_from(count).map_err(failed)?;
+    let mut errors = Vec::with_capacity(count);
+    for record in records.iter().take(count).filter(|record| !record.disk.is_null()) {
+        // SAFETY: the name of a record that libvirt filled is a string, ours to read and then to free.
+        let target = unsafe { CStr::from_ptr(record.disk) }.to_string_lossy().into_owned();
+        // SAFETY: libvirt allocated it with malloc for us, and it is not used any more.
+        unsafe { libc::free(record.disk.cast()) };
+        let no_space = record.error.cast_unsigned() == virt_sys::VIR_DOMAIN_DISK_ERROR_NO_SPACE;
+        errors.push(DiskError { target, no_space });
+    }
+    Ok(errors)
 }
 
 /// A connected socket to the guest's display `index`, without the display's own authentication.

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use calls::{Call, NoAnswer};
 use connection::Connection;
 pub use console::Console;
-pub use domain::{DomainIdentity, DomainSummary, XmlView};
+pub use domain::{DiskError, DomainIdentity, DomainSummary, XmlView};
 pub use error::{ConnectError, Error, Failure, Target};
 pub use event::{
     CloseReason, CrashedDetail, DefinedDetail, Event, Events, GuestEvent, GuestEventKind, IoError, IoErrorAction,

@@ -127,7 +127,11 @@ impl Draft<'_> {
         match phase_of(vm) {
             Phase::Succeeded | Phase::Failed => starting(),
             _ if bound_node(vm).is_some_and(|node| self.is_lost(node)) => NODE_LOST.to_owned(),
-            Phase::Running => "Running".to_owned(),
+            // Paused, panicked, on a full disk.
+            Phase::Running => {
+                let ready = condition(conditions, READY).filter(|ready| ready.status == "False");
+                ready.and_then(|ready| ready.reason.clone()).unwrap_or_else(|| "Running".to_owned())
+            }
             Phase::Unset | Phase::Pending | Phase::Scheduling | Phase::Scheduled | Phase::Unknown => {
                 let blocked = [SCHEDULED, SYNCHRONIZED].into_iter().find_map(|type_| condition(conditions, type_));
                 let reason =

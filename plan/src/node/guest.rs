@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::lifecycle::{Evidence, Verdict, is_started_by_agent, judge, vanished};
 use super::{
     DesiredGuest, DomainFacts, DomainSlot, DomainState, FreshVm, JournalFacts, Look, NodePlan, ObservedGuest,
-    PausedReason, Report, StartRecord, Step, VmFacts, start, status, stop,
+    PausedReason, Report, StartRecord, Step, VmFacts, disk_fault, start, status, stop,
 };
 
 /// A start that libvirt is still making is looked at again after this time, should its event be lost.
@@ -110,8 +110,11 @@ impl<'a> Guest<'a> {
                 ..NodePlan::default()
             };
         }
-        let mut steps: Vec<Step> =
-            status::write_if_needed(vm, status::running(self.now, vm, domain)).into_iter().collect();
+        let told = status::write_if_needed(vm, status::running(self.now, vm, domain, &self.observed.disk_faults));
+        if vm.phase() == Phase::Running && disk_fault::is_paused_by_disk(domain) {
+            return disk_fault::plan_paused(self.now, vm, told, &self.observed.disk_faults, self.observed.resumes);
+        }
+        let mut steps: Vec<Step> = told.into_iter().collect();
         if vm.phase() != Phase::Running {
             steps.push(Step::Record(super::GuestEvent::normal(&vm.uid, "Started", "VM started.")));
         }

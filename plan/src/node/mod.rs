@@ -13,6 +13,7 @@
 mod abi;
 mod accelerator;
 mod desired;
+mod disk_fault;
 mod firmware;
 mod guest;
 mod lifecycle;
@@ -31,6 +32,7 @@ mod tests;
 pub use abi::{choose_machine_type, machine_family, machine_type_gone};
 pub use accelerator::{Accelerator, Emulation, OfferedAccelerators, choose_accelerator};
 pub use desired::{DesiredGuest, FreshVm, GuestKey, NodeView, OvmFacts, OvmView, StartCheck, VmFacts};
+pub use disk_fault::{DiskFault, Resumes};
 pub use firmware::{FirmwareFacts, firmware_uuid};
 pub use guest::plan_guest;
 pub use observed::{

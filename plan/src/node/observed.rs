@@ -5,7 +5,7 @@ use std::time::Duration;
 use api::v1alpha1::{AbiStatus, InterfaceStatus};
 use jiff::Timestamp;
 
-use super::FinalState;
+use super::{DiskFault, FinalState, Resumes};
 
 /// Everything that the node shows of one guest.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -28,6 +28,10 @@ pub struct ObservedGuest {
     pub trouble: Option<Trouble>,
     /// When ACPI shutdown was last asked for, by this agent process.
     pub last_signal: Option<Timestamp>,
+    /// Disks that failed under a guest that is paused for it; looked at only then.
+    pub disk_faults: Vec<DiskFault>,
+    /// Attempts of this agent process to let such a guest go on.
+    pub resumes: Option<Resumes>,
     /// libvirt reported a guest panic for this run to this agent process.
     pub panic_seen: bool,
     /// What the last pass over all guests without an object decided (E6).

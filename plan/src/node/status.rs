@@ -4,7 +4,10 @@ use api::v1alpha1::{AbiStatus, Condition, Phase, PhaseTransitionTimestamp, Virtu
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::{DomainFacts, DomainState, EventType, FinalState, GuestEvent, PausedReason, StatusWrite, Step, VmFacts};
+use super::{
+    DiskFault, DomainFacts, DomainState, EventType, FinalState, GuestEvent, PausedReason, StatusWrite, Step, VmFacts,
+    disk_fault,
+};
 
 /// Condition: whether the guest runs; its reason says how it ended.
 const READY: &str = "Ready";
@@ -32,12 +35,22 @@ pub(super) fn with_abi(vm: &VmFacts, abi: &AbiStatus) -> VirtualMachineStatus {
 }
 
 /// The status of a guest whose QEMU lives.
-pub(super) fn running(now: Timestamp, vm: &VmFacts, domain: &DomainFacts) -> VirtualMachineStatus {
+pub(super) fn running(
+    now: Timestamp,
+    vm: &VmFacts,
+    domain: &DomainFacts,
+    faults: &[DiskFault],
+) -> VirtualMachineStatus {
     let mut status = with_abi(vm, &domain.abi);
     enter(&mut status, Phase::Running, now);
     status.interfaces.clone_from(&domain.interfaces);
-    let (ready, reason, message) = readiness(domain.state);
-    set(&mut status, READY, ready, reason, message, now);
+    if disk_fault::is_paused_by_disk(domain) {
+        let (reason, message) = disk_fault::readiness(faults);
+        set(&mut status, READY, "False", reason, &message, now);
+    } else {
+        let (ready, reason, message) = readiness(domain.state);
+        set(&mut status, READY, ready, reason, message, now);
+    }
     status.conditions.retain(|condition| condition.type_ != SYNCHRONIZED);
     status
 }
@@ -72,20 +85,23 @@ pub(super) fn sync_failed(now: Timestamp, vm: &VmFacts, reason: &str, message: &
     write_if_needed(vm, status).map(|write| vec![write, Step::Record(event)]).unwrap_or_default()
 }
 
+/// Whether condition Ready has this reason.
+pub(super) fn says(vm: &VmFacts, reason: &str) -> bool {
+    let ready = vm.status.conditions.iter().find(|condition| condition.type_ == READY);
+    ready.is_some_and(|ready| ready.reason.as_deref() == Some(reason))
+}
+
 /// Condition Ready of a live domain: status, reason, message.
 fn readiness(state: DomainState) -> (&'static str, &'static str, &'static str) {
     match state {
         DomainState::Running => ("True", "Running", "the guest runs"),
-        DomainState::Paused(PausedReason::IoError) => {
-            ("False", "PausedOnIoError", "the guest is paused: one of its disks failed")
-        }
         DomainState::Paused(PausedReason::Crashed) | DomainState::CrashedKept => {
             ("False", "GuestPanicked", "the guest panicked")
         }
         DomainState::Paused(PausedReason::Watchdog) => ("False", "Paused", "the guest is paused: its watchdog fired"),
-        DomainState::Paused(PausedReason::User | PausedReason::StartingUp | PausedReason::Other) => {
-            ("False", "Paused", "the guest is paused")
-        }
+        DomainState::Paused(
+            PausedReason::User | PausedReason::StartingUp | PausedReason::IoError | PausedReason::Other,
+        ) => ("False", "Paused", "the guest is paused"),
         DomainState::Suspended => ("False", "Suspended", "the guest suspended itself"),
         DomainState::ShuttingDown => ("False", "ShuttingDown", "the guest is shutting down"),
         DomainState::ShutOff(_) | DomainState::Other => {

@@ -94,6 +94,11 @@ pub enum Step {
         /// End of the grace period.
         deadline: Timestamp,
     },
+    /// Let a paused guest go on.
+    Resume {
+        /// The VM.
+        uid: String,
+    },
     /// Press the ACPI power button.
     Shutdown {
         /// The VM.
@@ -165,6 +170,7 @@ impl Step {
             | Self::JournalEnd { .. }
             | Self::Start { .. }
             | Self::SetDeadline { .. }
+            | Self::Resume { .. }
             | Self::Shutdown { .. }
             | Self::ForgetJournal { .. }
             | Self::SetNodeLabel { .. }

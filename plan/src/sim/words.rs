@@ -24,6 +24,7 @@ impl fmt::Display for NodeStep<'_> {
             Step::Start { uid } => write!(f, "start {uid}"),
             Step::SettleStart { uid } => write!(f, "settle start of {uid}"),
             Step::SetDeadline { uid, deadline } => write!(f, "set deadline of {uid} to {deadline}"),
+            Step::Resume { uid } => write!(f, "resume {uid}"),
             Step::Shutdown { uid } => write!(f, "press power button of {uid}"),
             Step::Destroy { uid } => write!(f, "destroy {uid}"),
             Step::KillProcess { pid } => write!(f, "kill process {pid}"),

@@ -21,8 +21,8 @@ use uuid::Uuid;
 use crate::guest::{DiskTrouble, GuestDisks};
 use crate::hypervisor::{DomainChange, Hypervisor};
 use crate::libvirt::{
-    DomainState, DomainSummary, EmulatorFacts, Error, Failure, RunningReason, ShutOffReason, Target, Usability,
-    VirtType, XmlView,
+    DiskError, DomainState, DomainSummary, EmulatorFacts, Error, Failure, RunningReason, ShutOffReason, Target,
+    Usability, VirtType, XmlView,
 };
 use crate::objects::{ApiError, GuestObjects, NodeObjects};
 use api::v1alpha1::VolumeStatus;
@@ -141,7 +141,7 @@ impl FakeHypervisor {
         let domain = domains.values_mut().find(|domain| domain.summary.uuid == uuid).ok_or_else(|| no_domain(uuid))?;
         match change {
             DomainChange::Undefine => domains.retain(|_, domain| domain.summary.uuid != uuid),
-            DomainChange::Start | DomainChange::ShutDown | DomainChange::Destroy => {
+            DomainChange::Start | DomainChange::Resume | DomainChange::ShutDown | DomainChange::Destroy => {
                 if !domain.summary.state.is_active() {
                     return Err(wrong_state(uuid));
                 }
@@ -231,6 +231,10 @@ impl Hypervisor for FakeHypervisor {
             answer
         }
         .boxed()
+    }
+
+    fn disk_errors(&self, _: Uuid) -> BoxFuture<'_, Result<Vec<DiskError>, Error>> {
+        async { Ok(Vec::new()) }.boxed()
     }
 
     fn is_quiet(&self, uuid: Uuid) -> bool {

@@ -3,7 +3,7 @@
 use api::v1alpha1::Phase;
 
 use super::fixture::{World, at, names, reason, written};
-use crate::node::{DomainState, PausedReason, ShutOffReason, Step};
+use crate::node::{DiskFault, DomainState, PausedReason, Resumes, ShutOffReason, Step, plan_guest};
 
 /// What happened, how libvirt puts it, what else is known, and what is reported.
 type Row<'a> = (&'a str, ShutOffReason, &'a dyn Fn(&mut World), (Phase, &'a str));
@@ -133,4 +133,70 @@ fn success_removes_the_condition_of_a_failure_and_keeps_transition_times() {
     running.vm().status.conditions = status.conditions;
     let status = written(&running.plan()).unwrap();
     assert_eq!(reason(&status, "Synchronized"), None);
+}
+
+fn full(free_bytes: u64) -> DiskFault {
+    let (disk, path) = ("root".to_owned(), "/v/disk.img".to_owned());
+    DiskFault { disk, path, no_space: true, free_bytes: Some(free_bytes) }
+}
+
+#[test]
+fn a_guest_on_a_full_disk_says_so_and_goes_on_when_there_is_room() {
+    let mut world = World::with_domain(Phase::Running, DomainState::Paused(PausedReason::IoError));
+    world.observed.disk_faults = vec![full(1 << 20)];
+    let plan = world.plan();
+    assert_eq!(names(&plan), ["WriteStatus", "Record"]);
+    let status = written(&plan).unwrap();
+    assert_eq!(reason(&status, "Ready").as_deref(), Some("DiskFull"));
+    let message = status.conditions[0].message.clone().unwrap();
+    assert!(message.contains("disk root") && message.contains("file system of /v/disk.img is full"), "{message}");
+    assert!(plan.requeue.is_some(), "nobody tells when there is room");
+
+    world.vm().status = status;
+    assert_eq!(names(&world.plan()), [""; 0], "it is full still");
+    world.observed.disk_faults = vec![full(64 << 20)];
+    assert_eq!(names(&world.plan()), ["Resume"]);
+    // It stopped again: the next attempt waits.
+    world.observed.resumes = Some(Resumes::after(None, at(0)));
+    assert_eq!(names(&world.plan()), [""; 0]);
+    world.observed.resumes = Some(Resumes::after(None, at(-6)));
+    assert_eq!(names(&world.plan()), ["Resume"]);
+}
+
+#[test]
+fn a_guest_whose_storage_failed_is_resumed_ever_more_seldom() {
+    let mut world = World::with_domain(Phase::Running, DomainState::Paused(PausedReason::IoError));
+    world.observed.disk_faults = vec![DiskFault { no_space: false, ..full(64 << 20) }];
+    let plan = world.plan();
+    assert_eq!(names(&plan), ["WriteStatus", "Record"], "it is not resumed at once");
+    world.vm().status = written(&plan).unwrap();
+    assert_eq!(reason(&world.vm().status, "Ready").as_deref(), Some("PausedOnIoError"));
+    let (mut resumes, mut clock) = (None, 0);
+    let mut pauses = Vec::new();
+    for _ in 0..9 {
+        let mut waited = 0;
+        loop {
+            world.observed.resumes = resumes;
+            let plan = plan_guest(at(clock), &world.desired, &world.observed);
+            if names(&plan) == ["Resume"] {
+                break;
+            }
+            let pause = plan.requeue.unwrap().as_secs();
+            waited += pause;
+            clock += i64::try_from(pause).unwrap();
+        }
+        pauses.push(waited);
+        resumes = Some(Resumes::after(resumes, at(clock)));
+    }
+    assert_eq!(pauses, [0, 5, 10, 20, 40, 80, 160, 300, 300]);
+    // One that held begins anew.
+    assert_eq!(Resumes::after(resumes, at(clock + 3600)).count, 1);
+}
+
+#[test]
+fn a_paused_guest_that_is_to_stop_is_stopped() {
+    let mut world = World::with_domain(Phase::Running, DomainState::Paused(PausedReason::IoError));
+    world.observed.disk_faults = vec![full(64 << 20)];
+    world.vm().deleting = true;
+    assert!(!names(&world.plan()).contains(&"Resume".to_owned()));
 }

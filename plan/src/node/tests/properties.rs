@@ -152,6 +152,8 @@ fn any_observed() -> impl Strategy<Value = ObservedGuest> {
                 wanted_abi,
                 trouble,
                 last_signal: signal.map(at),
+                disk_faults: Vec::new(),
+                resumes: None,
                 panic_seen,
                 guard,
             }

@@ -67,6 +67,7 @@ pub(super) fn execute(world: &mut World, node: &str, key: &ObjectKey, step: &Ste
         Step::Define { .. }
         | Step::SettleStart { .. }
         | Step::SetDeadline { .. }
+        | Step::Resume { .. }
         | Step::Shutdown { .. }
         | Step::Destroy { .. }
         | Step::KillProcess { .. }
@@ -140,6 +141,7 @@ fn write(api: &mut Api, node: &str, key: &ObjectKey, step: &Step) -> Result<Opti
         | Step::Define { .. }
         | Step::SettleStart { .. }
         | Step::SetDeadline { .. }
+        | Step::Resume { .. }
         | Step::Shutdown { .. }
         | Step::Destroy { .. }
         | Step::KillProcess { .. }
@@ -239,6 +241,8 @@ fn call_libvirt(world: &mut World, node: &str, key: &ObjectKey, step: &Step, fat
             }
             None => Outcome::Changed,
         },
+        // No guest of the simulation is paused.
+        Step::Resume { .. } => Outcome::Changed,
         Step::Shutdown { uid } => {
             agent.memory(key).last_signal = Some(wall);
             let Some(pid) = domain_of(host, key, uid).and_then(|domain| domain.process) else {

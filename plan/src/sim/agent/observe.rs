@@ -144,6 +144,8 @@ pub(super) fn observe(
         wanted_abi: host.libvirt_up.then_some(Ok(wanted)),
         trouble: memory.trouble.as_ref().map(|(_, trouble)| trouble.clone()),
         last_signal: memory.last_signal,
+        disk_faults: Vec::new(),
+        resumes: None,
         panic_seen: false,
         guard,
     })
