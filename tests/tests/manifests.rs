@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use tests::client::Client;
 use tests::kube::{ControlPlane, why_unavailable};
-use tests::programs::{output, program, repository};
+use tests::programs::{failure, output, program, repository, say_skipped};
 use tests::standalone::free_address;
 use tests::wait::wait_for;
 
@@ -146,6 +146,7 @@ fn kubevirts_own_definitions_are_left_as_they_are() -> Result<()> {
     ensure!(before["status"]["storedVersions"] == json!(["v1alpha3", "v1"]), "{}", before["status"]);
     admin.create(&json!({"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine", "metadata": {"name": "theirs", "namespace": "default"}}))?;
 
+    the_chart_looks_first(&control_plane, &admin)?;
     let said = admin.kubectl_fails(&["apply", "-k", &folder("overlays/dev")])?;
     ensure!(said.contains(KINDS[1]) && said.contains("storedVersions"), "{said}");
     let after = read()?;
@@ -155,6 +156,24 @@ fn kubevirts_own_definitions_are_left_as_they_are() -> Result<()> {
     admin.kubectl(&["label", "virtualmachines.v1.kubevirt.io", "theirs", "a=b"])?;
     admin.kubectl(&["delete", "crd", KINDS[1], "--dry-run=server"])?;
     a_controller_does_nothing_but_say_so(&control_plane, &admin)
+}
+
+/// Where kubectl applies what it can, helm installs nothing.
+fn the_chart_looks_first(control_plane: &ControlPlane, admin: &Client) -> Result<()> {
+    if let Err(error) = output(Command::new("helm").arg("version")) {
+        say_skipped("the_chart_looks_first", &format!("helm cannot be run: {error:#}"));
+        return Ok(());
+    }
+    let mut install = Command::new("helm");
+    install.args(["install", "ovm", "--namespace", "kubevirt-system", "--create-namespace"]);
+    install.arg(repository().join("charts/ovm")).env("KUBECONFIG", control_plane.kubeconfig());
+    let said = failure(install.env("HOME", control_plane.directory()))?;
+    ensure!(said.contains(KINDS[1]) && said.contains("KubeVirt's own"), "{said}");
+    let installed =
+        ["get", "clusterroles,validatingadmissionpolicies", "-l", "app.kubernetes.io/part-of=ovm", "-o", "name"];
+    let installed = admin.kubectl(&installed)?;
+    ensure!(installed.is_empty(), "helm has installed {installed}");
+    Ok(())
 }
 
 /// On definitions of somebody else; and it begins when they are ours.
@@ -245,7 +264,7 @@ fn users_have_what_their_role_in_the_namespace_says() -> Result<()> {
 #[test]
 fn the_chart_without_values_is_the_base() -> Result<()> {
     if let Err(error) = output(Command::new("helm").arg("version")) {
-        eprintln!("SKIPPED the_chart_without_values_is_the_base: helm cannot be run: {error:#}");
+        say_skipped("the_chart_without_values_is_the_base", &format!("helm cannot be run: {error:#}"));
         return Ok(());
     }
     let chart = repository().join("charts/ovm");

@@ -9,7 +9,7 @@ use api::v1alpha1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::claims::resolve;
-use super::draft::{Draft, Need};
+use super::draft::{Draft, Need, placement_of, places};
 use super::objects::{
     bound_node, condition, controller_of, finalizers_with, finalizers_without, has_finalizer, is_deleting, is_ovm,
     phase_of, remove_condition, set_condition, uid_of, version_of,
@@ -53,13 +53,28 @@ impl Draft<'_> {
             return Some(self.act("S1: the VM gets its finalizer back", Step::EditVm(version_of(meta), edit), &[]));
         }
         match bound_node(vm) {
-            None if is_deleting(meta) && ours => {
-                Some(self.drop_vm_finalizer(vm, "E3: the VM was never bound: the controller lets it go", &[]))
-            }
+            None if is_deleting(meta) && ours => Some(self.plan_unbound_end(vm)),
             None => None,
             Some(node) if self.is_fenced(node) => self.plan_fence(vm, node),
             Some(node) => self.plan_readiness(vm, node),
         }
+    }
+
+    /// E3 for a VM that was never bound: the controller lets it go. One that has been placed is bound all the same, to be ended by its node: nobody else can
+    /// say that no domain of the name is left there (E4), and what is not released holds up the OVM's deletion and ties its next VM.
+    fn plan_unbound_end(&mut self, vm: &VirtualMachine) -> Next {
+        let ovm = self.observed.ovm.clone().filter(|ovm| places(ovm, vm));
+        let node = ovm.as_deref().and_then(placement_of).filter(|placement| !placement.released);
+        if let Some(node) = node.map(|placement| placement.node_name.as_str())
+            && !self.is_lost(node)
+            && !self.is_fenced(node)
+            && self.resolve_claims(vm).is_ok()
+            && let Some(next) = self.plan_binding(vm, node, ovm.as_deref())
+        {
+            self.report.note("E3: the VM was placed but never bound: its node ends it, and releases the placement");
+            return next;
+        }
+        self.drop_vm_finalizer(vm, "E3: the VM was never bound: the controller lets it go", &[])
     }
 
     fn drop_vm_finalizer(&mut self, vm: &VirtualMachine, why: &str, needs: &[Need<'_>]) -> Next {

@@ -16,7 +16,7 @@ const BURST: usize = 5;
 
 /// How long the datastore is slow, and how long it hangs after that: longer than a leader's Lease, shorter than a node's.
 const SLOW: Duration = Duration::from_secs(6);
-const HANG: Duration = Duration::from_secs(20);
+const HANG: Duration = Duration::from_secs(17);
 
 /// In each turn of slowness it stands still for the first, and works for the second.
 const TURN: (Duration, Duration) = (Duration::from_millis(400), Duration::from_millis(100));

@@ -154,6 +154,18 @@ fn e3_a_vm_that_was_never_bound_is_let_go_by_the_controller() {
 }
 
 #[test]
+fn e3_a_vm_that_was_placed_and_never_bound_is_ended_by_its_node_unless_that_is_lost() {
+    let ovm = deleting(placed(ovm(false), VM_UID, "a", false));
+    let vm = deleting(vm(&ovm));
+    let observed = world(Some(ovm), Some(vm));
+    let status = vm_status(&settled(observed.clone()));
+    assert_eq!((status.node_name.as_deref(), status.phase), (Some("a"), Some(Phase::Scheduled)));
+    let lost = observed.with_home("a", home(expired_lease()));
+    let Step::EditVm(_, edit) = step(&lost) else { panic!("not let go") };
+    assert!(finalizers(&edit).is_empty());
+}
+
+#[test]
 fn e5_no_successor_while_the_old_object_exists() {
     let (ovm, vm) = running_pair();
     let gone = deleting(bound(vm, "a", Phase::Succeeded));

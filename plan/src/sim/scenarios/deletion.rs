@@ -99,3 +99,26 @@ fn vm_read_before_the_ovm_at_letting_go() {
     holds(create_in_flight);
     breaks(Lies { vm_read_once: true, ..Lies::default() }, create_in_flight, "D3: the OVM is let go, and a VM");
 }
+
+/// A controller dies between placement and binding, and the OVM is deleted then: the node that was to have the guest is told, since only it can release.
+fn deleted_between_placement_and_binding(stage: &mut Stage) {
+    stage.create_ovm("a");
+    let binds = |step: &Step| matches!(step, Step::WriteVmStatus { status, .. } if status.node_name.is_some());
+    let waits = stage.controller_before(0, "a", binds);
+    stage.require(waits, "the VM is not about to be bound");
+    stage.restart_controller(0);
+    stage.delete_ovm("a", Propagation::Background);
+    stage.act(&[1], &[]);
+    let told = stage.world.api.state.vms.get(&key("a")).and_then(|vm| vm.status.as_ref()?.node_name.clone());
+    stage.require(told.is_some(), "no node is told, and the OVM waits for one");
+    stage.act(&[1], &["n1", "n2"]);
+    let ran = stage.host("n1").process_of(&key("a")).is_some() || stage.host("n2").process_of(&key("a")).is_some();
+    let gone = !stage.world.api.state.ovms.contains_key(&key("a"));
+    stage.require(gone && !ran, "the OVM is not let go, or its guest was started");
+    stage.peace();
+}
+
+#[test]
+fn e3_an_ovm_that_is_deleted_between_placement_and_binding_goes_at_once() {
+    holds(deleted_between_placement_and_binding);
+}
