@@ -167,7 +167,7 @@ fn shortened(name: &str, limit: usize) -> String {
     format!("{kept}-{}", &hash[..HASH_HEX])
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
         let _ = write!(text, "{byte:02x}"); // writing to a String cannot fail
         text

@@ -60,6 +60,10 @@ pub const MACHINE_TYPES_ANNOTATION: &str = "kubevirt.io/machine-types";
 /// so that an adoption decided before finds a changed VirtualMachine and fails (D3).
 pub const ORPHANED_BY_ANNOTATION: &str = "kubevirt.io/orphaned-by";
 
+/// Annotation on a VirtualMachine that an OfflineVirtualMachine's controller made: which template it was made from
+/// ([`VirtualMachineTemplate::fingerprint`](crate::v1alpha1::VirtualMachineTemplate::fingerprint)). It is placed only while that is the present one (S2).
+pub const TEMPLATE_ANNOTATION: &str = "kubevirt.io/made-from-template";
+
 /// XML namespace of our domain metadata, and the `kubevirt.io` namespace of domain XML since KubeVirt's first release.
 pub const DOMAIN_METADATA_NAMESPACE: &str = "http://kubevirt.io";
 

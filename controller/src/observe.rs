@@ -65,12 +65,17 @@ pub(crate) fn observe_cached(context: &Context, key: &ObjectKey) -> Observation 
     observe(context, key, ovm, vm, ReadOrder::CACHED)
 }
 
-/// VM, OVM, VM again; then each node's Lease and Node.
-pub(crate) async fn observe_uncached(
+/// VM, OVM, VM again; then each node's Lease and Node; then the records. Or the records alone, beside what was observed.
+pub(crate) async fn observe_look(
     context: &Context,
     key: &ObjectKey,
     look: &Look,
+    mut before: Observation,
 ) -> Result<Observation, LookError> {
+    if look.keep {
+        before.observed.revisions = Some(list_revisions(context, key).await?);
+        return Ok(before);
+    }
     let (ovm, vm) = read_pair(context, key).await?;
     {
         let mut index = context.index();

@@ -17,7 +17,7 @@ use crate::apply::{Answer, ApplyError, apply};
 use crate::context::Context;
 use crate::error::api_message;
 use crate::metrics::Outcome;
-use crate::observe::{Observation, observe_cached, observe_uncached};
+use crate::observe::{Observation, observe_cached, observe_look};
 
 /// Keys that are worked on at once. More would only wait for the API server.
 const WORKERS: usize = 16;
@@ -69,7 +69,7 @@ async fn reconcile(context: &Context, key: &ObjectKey) -> (Outcome, Option<Durat
                 Turn::Retry(delay) => return (Outcome::Retry, Some(delay)),
             },
         };
-        observation = match observe_uncached(context, key, &look).await {
+        observation = match observe_look(context, key, &look, observation).await {
             Ok(observation) => observation,
             Err(error) => return (Outcome::Retry, Some(note_trouble(context, key, &chain(&error)))),
         };

@@ -6,6 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 use super::{AbiStatus, Condition, VirtualMachineSpec};
 
@@ -70,6 +71,16 @@ pub struct TemplateMetadata {
     /// Annotations of the VirtualMachine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub annotations: Option<BTreeMap<String, String>>,
+}
+
+impl VirtualMachineTemplate {
+    /// Sixteen hex digits that stand for this template: the same for equal ones.
+    pub fn fingerprint(&self) -> String {
+        let text = serde_json::to_vec(self).expect("a template is made of what JSON has words for");
+        let mut hex = crate::abi::hex(&Sha256::digest(text));
+        hex.truncate(16);
+        hex
+    }
 }
 
 /// What the controller observed.

@@ -221,7 +221,7 @@ fn reset_up_to(ovm: &OfflineVirtualMachine) -> i64 {
 }
 
 fn look_for_records() -> Next {
-    Next::Look(super::Look { nodes: std::collections::BTreeSet::new(), revisions: true })
+    Next::Look(super::Look { revisions: true, ..super::Look::default() })
 }
 
 /// What the agent published and the OVM does not name, once it is due.

@@ -27,6 +27,9 @@ pub(super) enum Need<'a> {
     Home(&'a str),
     /// The OVM's ABI records were listed (S3, R1).
     Revisions,
+    /// Nothing but the caches, beside the records: for a write that the API server refuses where they are wrong, or of which nothing comes before another
+    /// write finds out (S1).
+    Caches,
 }
 
 /// Plans the next thing to do for one namespace and name. Total and deterministic.
@@ -46,21 +49,23 @@ impl<'a> Draft<'a> {
     pub(super) fn act(&mut self, why: &str, step: Step, needs: &[Need<'_>]) -> Next {
         self.report.note(why);
         let order = self.observed.order;
-        let met = order.is_uncached()
+        let from_caches = needs.contains(&Need::Caches);
+        let met = (order.is_uncached() || from_caches)
             && needs.iter().all(|need| match need {
                 Need::OvmAfterVm => order.ovm_after_vm,
                 Need::VmAfterOvm => order.vm_after_ovm,
                 Need::Home(node) => self.home(node).is_some_and(|home| home.read_after_vm),
                 Need::Revisions => self.observed.revisions.is_some(),
+                Need::Caches => true,
             });
         if met {
             return Next::Act(step);
         }
         let nodes = needs.iter().filter_map(|need| match need {
             Need::Home(node) => Some((*node).to_owned()),
-            Need::OvmAfterVm | Need::VmAfterOvm | Need::Revisions => None,
+            Need::OvmAfterVm | Need::VmAfterOvm | Need::Revisions | Need::Caches => None,
         });
-        Next::Look(Look { nodes: nodes.collect(), revisions: needs.contains(&Need::Revisions) })
+        Next::Look(Look { keep: from_caches, nodes: nodes.collect(), revisions: needs.contains(&Need::Revisions) })
     }
 
     /// Asks for another look in at most `after`.

@@ -6,7 +6,8 @@
 //!                          -> Look: read VM, OVM, VM again, then Lease and Node, uncached -> plan
 //!                          -> Act:  one write with preconditions, its answer folded in    -> plan
 //! ```
-//! No write is planned from caches. That one order of reads is enough for S2, D1, D3, D4 and F2 of the protocol (`docs/protocol.md`), whose
+//! From caches nothing is written but an OVM's finalizer, and the VM that it asks for, of which nothing comes before the first write to the OVM has found it
+//! unchanged (S1, S2). That one order of reads is enough for S2, D1, D3, D4 and F2 of the protocol (`docs/protocol.md`), whose
 //! rules the code names where it follows them.
 
 mod abi;

@@ -49,7 +49,7 @@ pub struct ObjectKey {
     pub name: String,
 }
 
-/// What the reads of one observation say about each other. Both false: from caches, of any age, and nothing may be written from that.
+/// What the reads of one observation say about each other. Both false: from caches, of any age, and nothing is written from that but what S1 says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ReadOrder {
     /// The OVM was read uncached after the VM (D1, D4).
@@ -207,8 +207,10 @@ impl Observed {
     /// Folds in the answer to a write of the OVM.
     pub fn ovm_written(&mut self, ovm: Option<Arc<OfflineVirtualMachine>>) {
         self.ovm = ovm;
-        self.order.ovm_after_vm = true;
-        self.order.vm_after_ovm = false;
+        // A VM from the caches stays what it is.
+        if self.order.is_uncached() {
+            self.order = ReadOrder { ovm_after_vm: true, vm_after_ovm: false };
+        }
     }
 }
 

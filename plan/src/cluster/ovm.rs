@@ -10,7 +10,7 @@ use super::objects::{
     Ownership, bound_node, finalizers_with, has_finalizer, is_deleting, is_ovm, ownership, phase_of, uid_of, version_of,
 };
 use super::start_failure::{retry_in, young_for};
-use super::template::make_vm;
+use super::template::{is_outdated, make_vm};
 use super::{Claim, MetadataEdit, Next, Operation, Step};
 
 impl Draft<'_> {
@@ -19,7 +19,8 @@ impl Draft<'_> {
         // S1. At once, not just before the first VM: that keeps it off the way from `running: true` to a running guest.
         if !has_finalizer(&ovm.metadata, OVM_FINALIZER) {
             let edit = MetadataEdit::Finalizers(finalizers_with(&ovm.metadata, OVM_FINALIZER));
-            return self.act("S1: the OVM gets its finalizer", Step::EditOvm(version_of(&ovm.metadata), edit), &[]);
+            let step = Step::EditOvm(version_of(&ovm.metadata), edit);
+            return self.act("S1: the OVM gets its finalizer", step, &[Need::Caches]);
         }
         if let Some(next) = self.plan_record_upkeep(ovm, vm) {
             return next;
@@ -52,8 +53,9 @@ impl Draft<'_> {
         if self.is_backing_off(Operation::Create, ovm.metadata.generation) {
             return None;
         }
-        // The records are for the placement that follows: they are listed after the OVM that it will be written to (S3).
-        Some(self.act("running is true and there is no VM", Step::CreateVm(Box::new(make_vm(ovm))), &[Need::Revisions]))
+        // S1: from the caches. The records are for the placement that follows: they are listed after the OVM that it will be written to (S3).
+        let step = Step::CreateVm(Box::new(make_vm(ovm)));
+        Some(self.act("running is true and there is no VM", step, &[Need::Caches, Need::Revisions]))
     }
 
     /// The VM is controlled by this OVM.
@@ -115,6 +117,9 @@ impl Draft<'_> {
     fn plan_placed_binding(&mut self, ovm: &OfflineVirtualMachine, vm: &VirtualMachine) -> Option<Next> {
         if let Some(next) = self.plan_fenced_release(ovm, Some(vm)) {
             return Some(next);
+        }
+        if !places(ovm, vm) && is_outdated(ovm, vm) {
+            return self.plan_vm_deletion(ovm, vm, "S2: the VM was not made from the present template, and has no placement yet");
         }
         if self.observed.revisions.is_some()
             && let Some(misfit) = self.abi_obstacle(vm, ovm)

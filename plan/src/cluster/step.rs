@@ -36,9 +36,11 @@ pub enum Next {
 /// the Lease and the Node; then the records.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Look {
+    /// VM and OVM are not read: they stay as they were observed, with their order.
+    pub keep: bool,
     /// Names of nodes whose Lease and Node are read too.
     pub nodes: BTreeSet<String>,
-    /// Whether the OVM's ABI records are listed too, after the VM was read again (S3).
+    /// Whether the OVM's ABI records are listed too, after OVM and VM were read (S3).
     pub revisions: bool,
 }
 

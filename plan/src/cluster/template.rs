@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use api::Quantity;
-use api::names::VM_FINALIZER;
+use api::names::{TEMPLATE_ANNOTATION, VM_FINALIZER};
 use api::v1alpha1::{OfflineVirtualMachine, VirtualMachine, VirtualMachineSpec};
 
 use super::ovm::owner_reference;
@@ -16,9 +16,16 @@ pub(super) fn make_vm(ovm: &OfflineVirtualMachine) -> VirtualMachine {
     vm.metadata.namespace.clone_from(&ovm.metadata.namespace);
     vm.metadata.labels = metadata.labels;
     vm.metadata.annotations = metadata.annotations;
+    vm.metadata.annotations.get_or_insert_default().insert(TEMPLATE_ANNOTATION.to_owned(), template.fingerprint());
     vm.metadata.owner_references = Some(vec![owner_reference(ovm)]);
     vm.metadata.finalizers = Some(vec![VM_FINALIZER.to_owned()]);
     vm
+}
+
+/// S2: whether the VM was made from another template than the OVM has now. What others changed in the VM since does not count.
+pub(super) fn is_outdated(ovm: &OfflineVirtualMachine, vm: &VirtualMachine) -> bool {
+    let made_from = vm.metadata.annotations.as_ref().and_then(|all| all.get(TEMPLATE_ANNOTATION));
+    made_from.is_some_and(|made_from| *made_from != ovm.spec.template.fingerprint())
 }
 
 /// Whether a restart would change the VM: another spec, or a label or annotation of the template that is missing or different. Labels that

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use api::v1alpha1::VirtualMachine;
+use api::v1alpha1::{OfflineVirtualMachineStatus, VirtualMachine};
 
 use super::api::Snapshot;
 use super::host::Host;
@@ -64,7 +64,12 @@ impl Ledger {
         if lets_go && was_read_last && there != observed.vm.as_ref().and_then(|vm| uid(vm)) {
             self.violated(format!("{}: D3: the OVM is let go, and a VM {there:?} is left", observed.key));
         }
-        if !observed.order.is_uncached() {
+        let may_be_cached = match step {
+            cluster::Step::CreateVm(_) => true,
+            cluster::Step::EditOvm(_, cluster::MetadataEdit::Finalizers(_)) => !lets_go,
+            _ => false,
+        };
+        if !observed.order.is_uncached() && !may_be_cached {
             self.violated(format!("{}: a write was planned from caches: {step:?}", observed.key));
         }
     }
@@ -89,16 +94,34 @@ impl Ledger {
             cluster::Step::DeleteVm(version) if at(version).is_some() && self.spared.contains(&version.uid) => {
                 self.violated(format!("{key}: D2: {} is deleted, and was to run on without its OVM", version.uid));
             }
+            cluster::Step::WriteOvmStatus { at, status, .. } => self.placing(state, key, at, status),
             cluster::Step::CreateVm(_)
             | cluster::Step::DeleteVm(_)
             | cluster::Step::EvictVm { .. }
             | cluster::Step::EditVm(..)
             | cluster::Step::EditOvm(..)
             | cluster::Step::WriteVmStatus { .. }
-            | cluster::Step::WriteOvmStatus { .. }
             | cluster::Step::CreateRevision(_)
             | cluster::Step::EditRevision { .. }
             | cluster::Step::DeleteRevision { .. } => {}
+        }
+    }
+
+    /// S2: a VM that was made from the OVM is placed for the first time, in a write that will go through.
+    fn placing(&mut self, state: &Snapshot, key: &ObjectKey, at: &cluster::Version, status: &OfflineVirtualMachineStatus) {
+        let Some(ovm) = state.ovms.get(key).filter(|ovm| ovm.metadata.resource_version.as_ref() == Some(&at.resource_version))
+        else {
+            return;
+        };
+        let uid_of = |status: &OfflineVirtualMachineStatus| status.placement.as_ref().map(|one| one.vm_uid.clone());
+        let uid = uid_of(status).filter(|uid| ovm.status.as_ref().and_then(uid_of).as_ref() != Some(uid));
+        let made = |vm: &VirtualMachine| {
+            bound_node(vm).is_none()
+                && vm.metadata.annotations.as_ref().is_some_and(|all| all.contains_key(api::names::TEMPLATE_ANNOTATION))
+        };
+        let vm = state.vms.get(key).filter(|vm| uid.is_some() && vm.metadata.uid == uid && made(vm));
+        if vm.is_some_and(|vm| vm.spec != ovm.spec.template.spec) {
+            self.violated(format!("{key}: S2: {uid:?} is placed, and was made from an old template"));
         }
     }
 

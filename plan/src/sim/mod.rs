@@ -105,10 +105,12 @@ struct Lies {
     placements_look_right: bool,
     /// D3: VMs look as if they had been written to already.
     adoptions_look_blocked: bool,
+    /// S2: no VM shows which template it was made from.
+    templates_look_current: bool,
     /// S2, D3: a look does not read the VM again after the OVM.
     vm_read_once: bool,
-    /// S3: the records of a look are listed from the controller's cache.
-    records_from_cache: bool,
+    /// S3: the records of a look are listed from a cache that has not seen one yet.
+    records_hidden: bool,
     /// R1: a record gets the next number that is free, whatever its VM was bound with.
     records_get_any_number: bool,
     /// R3: every OVM shows agents the record of what was published.

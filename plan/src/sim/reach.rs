@@ -25,6 +25,7 @@ milestones! {
     VmCreated,
     VmRecreated,
     VmDeleted,
+    VmOfOldTemplateDeleted,
     VmEvicted,
     VmPlaced,
     VmPinnedToOldNode,
@@ -118,6 +119,7 @@ pub(super) fn of_write(observed: &Observed, step: &Step) -> Vec<Milestone> {
     match step {
         Step::CreateVm(_) if old_ovm.placement.is_some() => vec![Milestone::VmRecreated],
         Step::CreateVm(_) => vec![Milestone::VmCreated],
+        Step::DeleteVm(_) if !has_node && is_of_old_template(observed) => vec![Milestone::VmOfOldTemplateDeleted],
         Step::DeleteVm(_) => vec![Milestone::VmDeleted],
         Step::EvictVm { .. } => vec![Milestone::VmEvicted],
         Step::EditVm(_, MetadataEdit::Annotation { .. }) => vec![Milestone::AdoptionInFlightBlocked],
@@ -140,6 +142,13 @@ pub(super) fn of_write(observed: &Observed, step: &Step) -> Vec<Milestone> {
         Step::WriteVmStatus { status, .. } => of_vm_status(observed, has_node, status),
         Step::WriteOvmStatus { status, .. } => of_ovm_status(&old_ovm, status),
     }
+}
+
+fn is_of_old_template(observed: &Observed) -> bool {
+    let (Some(ovm), Some(vm)) = (&observed.ovm, &observed.vm) else { return false };
+    let made_from = vm.metadata.annotations.as_ref().and_then(|all| all.get(api::names::TEMPLATE_ANNOTATION));
+    let is_wanted = ovm.spec.running && ovm.metadata.deletion_timestamp.is_none();
+    is_wanted && made_from.is_some_and(|made_from| *made_from != ovm.spec.template.fingerprint())
 }
 
 fn of_vm_status(observed: &Observed, has_node: bool, status: &VirtualMachineStatus) -> Vec<Milestone> {

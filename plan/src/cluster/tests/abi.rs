@@ -55,7 +55,7 @@ fn published(bound: Option<i64>, published: &AbiRecord, revisions: Vec<AbiRevisi
 
 #[test]
 fn s3_no_vm_is_placed_or_bound_before_the_records_are_listed() {
-    let look = Next::Look(Look { nodes: BTreeSet::new(), revisions: true });
+    let look = Next::Look(Look { nodes: BTreeSet::new(), revisions: true, keep: false });
     let unlisted = |ovm, vm| Observed { revisions: None, ..world(Some(ovm), vm) };
     let unplaced = ovm(true);
     let unbound = vm(&unplaced);
@@ -123,7 +123,7 @@ fn r1_what_was_published_becomes_the_record_after_the_one_that_the_vm_was_bound_
 fn r1_an_unlisted_record_is_looked_for_and_one_that_is_not_due_waits() {
     let mut unlisted = published(None, &old(), Vec::new());
     unlisted.revisions = None;
-    assert_eq!(plan(now(), &unlisted).next, Next::Look(Look { nodes: BTreeSet::new(), revisions: true }));
+    assert_eq!(plan(now(), &unlisted).next, Next::Look(Look { nodes: BTreeSet::new(), revisions: true, keep: false }));
     let mut early = published(None, &old(), Vec::new());
     Arc::make_mut(early.vm.as_mut().unwrap()).status.get_or_insert_default().phase = Some(Phase::Scheduled);
     assert!(!matches!(plan(now(), &early).next, Next::Act(Step::CreateRevision(_))), "it goes out with ready");

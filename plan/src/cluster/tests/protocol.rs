@@ -92,6 +92,49 @@ fn s2_the_create_answer_is_newer_than_the_ovm() {
 }
 
 #[test]
+fn s1_a_vm_is_created_from_the_caches_once_the_records_are_listed() {
+    let mut observed = world(Some(ovm(true)), None).with_order(ReadOrder::CACHED);
+    assert!(matches!(step(&observed), Step::CreateVm(_)));
+    observed.revisions = None;
+    let look = Look { keep: true, revisions: true, ..Look::default() };
+    assert_eq!(plan(now(), &observed).next, Next::Look(look));
+}
+
+#[test]
+fn s1_after_the_create_the_cached_ovm_is_good_for_a_write_that_it_guards() {
+    let ovm = ovm(true);
+    let made = vm(&ovm);
+    let mut observed = world(Some(ovm), None).with_order(ReadOrder::CACHED);
+    observed.vm_written(Some(Arc::new(made)));
+    let Step::WriteOvmStatus { at, .. } = step(&observed) else { panic!("no placement") };
+    assert_eq!(at.resource_version, "10");
+}
+
+#[test]
+fn s1_an_ovm_written_from_the_caches_makes_no_vm_of_theirs_good() {
+    let mut bare = ovm(true);
+    bare.metadata.finalizers = None;
+    let mut observed = world(Some(bare), Some(bare_vm())).with_order(ReadOrder::CACHED);
+    assert!(matches!(step(&observed), Step::EditOvm(..)));
+    observed.ovm_written(Some(Arc::new(ovm(true))));
+    assert_eq!(plan(now(), &observed).next, Next::Look(Look::default()), "an adoption needs an uncached look");
+}
+
+#[test]
+fn s2_a_vm_of_an_old_template_is_deleted_before_it_is_placed() {
+    let made = vm(&ovm(true));
+    let mut edited = ovm(true);
+    edited.spec.template.spec.termination_grace_period_seconds = Some(5);
+    let unplaced = world(Some(edited.clone()), Some(made.clone()));
+    assert!(matches!(step(&unplaced), Step::DeleteVm(_)));
+    let placed = world(Some(placed(edited, VM_UID, "a", false)), Some(made.clone()));
+    assert_eq!(vm_status(&placed).node_name.as_deref(), Some("a"), "what is placed may run already");
+    let mut mutated = made;
+    mutated.spec.termination_grace_period_seconds = Some(5);
+    assert!(ovm_status(&world(Some(ovm(true)), Some(mutated))).placement.is_some(), "the template is the same");
+}
+
+#[test]
 fn s2_an_unbound_vm_whose_placed_node_is_lost_is_deleted_not_moved() {
     let ovm = placed(ovm(true), VM_UID, "a", false);
     let vm = vm(&ovm);
@@ -235,7 +278,7 @@ fn f1_a_lease_is_expired_by_the_controller_s_own_clock_only() {
 fn f2_fencing_is_failed_then_finalizer_each_after_its_own_look() {
     let (ovm, vm) = running_pair();
     let stale = ObservedHome { read_after_vm: false, ..fenced_home() };
-    let look = Next::Look(Look { nodes: ["a".to_owned()].into(), revisions: false });
+    let look = Next::Look(Look { nodes: ["a".to_owned()].into(), revisions: false, keep: false });
     // First write: Failed.
     let observed = world(Some(ovm.clone()), Some(vm.clone())).with_home("a", stale.clone());
     assert_eq!(plan(now(), &observed).next, look, "the node was not read after the VM");
@@ -275,7 +318,7 @@ fn f2_after_the_fence_the_placement_is_released_and_the_successor_goes_elsewhere
 fn f2_the_release_needs_its_own_look_at_the_node_and_a_vm_that_is_gone() {
     let ovm = placed(ovm(true), VM_UID, "b", false);
     let stale = ObservedHome { read_after_vm: false, ..fenced_home() };
-    let look = Next::Look(Look { nodes: ["b".to_owned()].into(), revisions: false });
+    let look = Next::Look(Look { nodes: ["b".to_owned()].into(), revisions: false, keep: false });
     assert_eq!(plan(now(), &world(Some(ovm.clone()), None).with_home("b", stale)).next, look);
     let there = world(Some(ovm.clone()), Some(vm(&ovm))).with_home("b", fenced_home());
     assert!(matches!(step(&there), Step::DeleteVm(_)), "the VM that is placed there goes first");

@@ -16,7 +16,7 @@ use super::reach::Milestone;
 use super::words::ClusterStep;
 use super::world::{CallError, Fate, World};
 use crate::cluster::{
-    AbiRevision, LeaseFact, MetadataEdit, Next, ObjectKey, Observed, ObservedHome, Operation, ReadOrder, Step,
+    AbiRevision, LeaseFact, Look, MetadataEdit, Next, ObjectKey, Observed, ObservedHome, Operation, ReadOrder, Step,
     StepFailure, plan,
 };
 use observe::{home, home_lease, lease_fact, observe_cached, observed};
@@ -39,7 +39,9 @@ pub(super) struct Controller {
 #[derive(Clone, Debug)]
 enum Task {
     /// Reading, in the order of the look.
-    Looking { nodes: Vec<String>, revisions: bool, reads: Reads },
+    Looking { look: Look, reads: Reads },
+    /// Listing the records, with everything else as it was observed.
+    Listing { observed: Box<Observed> },
     /// About to write.
     Acting { observed: Box<Observed>, step: Box<Step> },
 }
@@ -92,7 +94,7 @@ impl Controller {
     pub(super) fn next_step(&self, key: &ObjectKey) -> Option<&Step> {
         match self.tasks.get(key)? {
             Task::Acting { step, .. } => Some(step),
-            Task::Looking { .. } => None,
+            Task::Looking { .. } | Task::Listing { .. } => None,
         }
     }
 
@@ -126,7 +128,12 @@ pub(super) fn step(world: &mut World, index: usize, key: &ObjectKey, fate: Fate)
             let observed = observe_cached(world, index, key);
             go_on(world, index, key, observed);
         }
-        Some(Task::Looking { nodes, revisions, reads }) => look(world, index, key, nodes, revisions, reads, fate),
+        Some(Task::Looking { look, reads }) => read_on(world, index, key, look, reads, fate),
+        Some(Task::Listing { mut observed }) if fate == Fate::Good => {
+            observed.revisions = Some(records(world, key));
+            go_on(world, index, key, *observed);
+        }
+        Some(Task::Listing { .. }) => {} // a read that fails ends the pass
         Some(Task::Acting { observed, step }) => act(world, index, key, *observed, &step, fate),
     }
 }
@@ -144,10 +151,8 @@ fn go_on(world: &mut World, index: usize, key: &ObjectKey, observed: Observed) {
             }
             return;
         }
-        Next::Look(look) => {
-            let revisions = look.revisions;
-            Task::Looking { nodes: look.nodes.into_iter().collect(), revisions, reads: Reads::default() }
-        }
+        Next::Look(look) if look.keep => Task::Listing { observed: Box::new(observed) },
+        Next::Look(look) => Task::Looking { look, reads: Reads::default() },
         Next::Act(step) => {
             world.ledger.planned(&world.api.state, &observed, &step);
             world.note(format_args!("c{index} {key}: {}", made.report));
@@ -160,15 +165,7 @@ fn go_on(world: &mut World, index: usize, key: &ObjectKey, observed: Observed) {
 }
 
 /// One read of a look; after the last, the plan.
-fn look(
-    world: &mut World,
-    index: usize,
-    key: &ObjectKey,
-    nodes: Vec<String>,
-    revisions: bool,
-    mut reads: Reads,
-    fate: Fate,
-) {
+fn read_on(world: &mut World, index: usize, key: &ObjectKey, look: Look, mut reads: Reads, fate: Fate) {
     if fate != Fate::Good {
         return; // a read that fails ends the pass
     }
@@ -189,7 +186,7 @@ fn look(
         } else {
             reads = Reads { first_vm: Some(again), ..Reads::default() };
         }
-    } else if let Some(name) = nodes.iter().find(|name| !reads.leases.contains_key(*name)) {
+    } else if let Some(name) = look.nodes.iter().find(|name| !reads.leases.contains_key(*name)) {
         let version = homes.leases.get(name).map(u64::to_string);
         let before = lease_fact(world, index, name);
         let fact = LeaseFact::seen(Some(&before), version.as_deref(), world.now);
@@ -198,19 +195,18 @@ fn look(
         }
         let is_shown = !lies.leases_expired && !lies.leases_look_live;
         reads.leases.insert(name.clone(), if is_shown { fact } else { home_lease(world, index, name) });
-    } else if let Some(name) = nodes.iter().find(|name| !reads.homes.contains_key(*name)) {
+    } else if let Some(name) = look.nodes.iter().find(|name| !reads.homes.contains_key(*name)) {
         let lease = reads.leases.get(name).cloned().unwrap_or_default();
         reads.homes.insert(name.clone(), home(world, homes.nodes.get(name), lease, true));
-    } else if revisions && reads.revisions.is_none() {
-        let view = if lies.records_from_cache { &cache } else { &live };
-        reads.revisions = Some(view.records_of(key));
+    } else if look.revisions && reads.revisions.is_none() {
+        reads.revisions = Some(records(world, key));
     }
     let complete = reads.vm.is_some()
-        && nodes.iter().all(|name| reads.homes.contains_key(name))
-        && (!revisions || reads.revisions.is_some());
+        && look.nodes.iter().all(|name| reads.homes.contains_key(name))
+        && (!look.revisions || reads.revisions.is_some());
     if !complete {
         if let Some(controller) = world.controllers.get_mut(index) {
-            controller.tasks.insert(key.clone(), Task::Looking { nodes, revisions, reads });
+            controller.tasks.insert(key.clone(), Task::Looking { look, reads });
         }
         return;
     }
@@ -219,6 +215,10 @@ fn look(
     let mut observed = observed(world, index, key, &view, ovm, vm, ReadOrder::UNCACHED, &reads.homes);
     observed.revisions = reads.revisions;
     go_on(world, index, key, observed);
+}
+
+fn records(world: &World, key: &ObjectKey) -> Vec<AbiRevision> {
+    if world.lies.records_hidden { Vec::new() } else { world.api.newest().records_of(key) }
 }
 
 fn version(vm: &Answer<VirtualMachine>) -> Option<(Option<String>, Option<String>)> {

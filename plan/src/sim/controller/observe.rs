@@ -125,6 +125,11 @@ fn shown_ovm(
 
 /// The VM as it is, or as a lie shows it.
 fn shown_vm(world: &World, ovm: Option<&OfflineVirtualMachine>, mut vm: Arc<VirtualMachine>) -> Arc<VirtualMachine> {
+    if world.lies.templates_look_current
+        && let Some(annotations) = Arc::make_mut(&mut vm).metadata.annotations.as_mut()
+    {
+        annotations.remove(names::TEMPLATE_ANNOTATION);
+    }
     if world.lies.finalizers_look_present {
         Arc::make_mut(&mut vm).metadata.finalizers = Some(vec![names::VM_FINALIZER.to_owned()]);
     }

@@ -102,6 +102,31 @@ fn release_missed_and_the_node_cordoned() {
     breaks(lies, release_missed, "shall run, and is Pending");
 }
 
+/// Template edited, VM deleted; a controller's caches show neither, nor that VM, and it creates the next.
+fn old_template(stage: &mut Stage) {
+    stage.create_ovm("a");
+    stage.set_running("a", false);
+    stage.act(&[0], &["n1", "n2"]);
+    stage.set_running("a", true);
+    stage.deliver_to_controller(1);
+    stage.act(&[0], &["n1", "n2"]);
+    stage.edit_disks("a", &["y"]);
+    stage.delete_vm("a");
+    stage.act(&[], &["n1", "n2"]);
+    stage.require(stage.living_vm("a").is_none(), "the VM of the script is not gone");
+    stage.lie();
+    stage.stale_controller(1, "a");
+    stage.require(stage.living_vm("a").is_some(), "there is no new VM");
+    stage.act(&[0, 1], &["n1", "n2"]);
+    stage.peace();
+}
+
+#[test]
+fn template_is_edited_and_a_controllers_caches_are_behind() {
+    holds(old_template);
+    breaks(Lies { templates_look_current: true, ..Lies::default() }, old_template, "was made from an old template");
+}
+
 /// Slow controller writes placement of an older VM.
 fn old_placement(stage: &mut Stage) {
     stage.cordon("n2", true);

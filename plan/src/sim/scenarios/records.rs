@@ -4,21 +4,13 @@ use super::super::Lies;
 use super::super::agent::AgentFate;
 use super::super::api::Propagation;
 use super::super::host::End;
-use super::super::world::{key, set_disks};
+use super::super::world::key;
 use super::stage::Stage;
 use super::{breaks, holds};
 use crate::cluster;
 use crate::node;
-use api::v1alpha1::OfflineVirtualMachine;
 
 impl Stage {
-    /// The user gives the guest these disks; they come at its next start.
-    fn edit_disks(&mut self, name: &str, disks: &[&str]) {
-        let _ = self.world.api.update::<OfflineVirtualMachine>(&key(name), None, None, |ovm| {
-            set_disks(&mut ovm.spec.template.spec, disks);
-        });
-    }
-
     /// The guest is stopped, and its VM goes.
     fn stop(&mut self, name: &str) {
         self.set_running(name, false);
@@ -31,20 +23,20 @@ impl Stage {
 /// Controller's revision cache behind at binding.
 fn stale_records(stage: &mut Stage) {
     stage.create_ovm("a");
-    stage.deliver_to_controller(0);
     stage.act(&[1], &["n1", "n2"]);
     stage.stop("a");
     stage.edit_disks("a", &["y"]);
     stage.set_running("a", true);
     stage.lie();
-    stage.stale_controller(0, "a");
+    stage.act(&[0], &[]);
+    stage.world.lies = Lies::default();
     stage.peace();
 }
 
 #[test]
 fn revision_cache_is_behind_at_binding() {
     holds(stale_records);
-    breaks(Lies { records_from_cache: true, ..Lies::default() }, stale_records, "I4");
+    breaks(Lies { records_hidden: true, ..Lies::default() }, stale_records, "I4");
 }
 
 /// Slow controller writes an old VM's ABI over a newer revision.

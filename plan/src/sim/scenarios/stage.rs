@@ -11,7 +11,7 @@ use super::super::chaos::{beat, make_peace, settle, settled, strip};
 use super::super::check;
 use super::super::controller::{self, Controller};
 use super::super::host::Host;
-use super::super::world::{Fate, World, key, ovm};
+use super::super::world::{Fate, World, key, ovm, set_disks};
 use crate::cluster::ObjectKey;
 use crate::{cluster, node};
 
@@ -70,6 +70,13 @@ impl Stage {
     pub(super) fn set_running(&mut self, name: &str, running: bool) {
         let _ =
             self.world.api.update::<OfflineVirtualMachine>(&key(name), None, None, |ovm| ovm.spec.running = running);
+    }
+
+    /// The user gives the guest these disks; they come at its next start.
+    pub(super) fn edit_disks(&mut self, name: &str, disks: &[&str]) {
+        let _ = self.world.api.update::<OfflineVirtualMachine>(&key(name), None, None, |ovm| {
+            set_disks(&mut ovm.spec.template.spec, disks);
+        });
     }
 
     pub(super) fn delete_ovm(&mut self, name: &str, propagation: Propagation) {
