@@ -40,6 +40,9 @@ struct Arguments {
     /// File that the figures are written to, as JSON
     #[arg(long, value_name = "FILE", default_value = "target/bench.json")]
     json: PathBuf,
+    /// Machines in the end, of the controller's figures; two bursts of a thousand and one of a hundred are among them
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u16).range(2_100..=50_000))]
+    machines: u16,
     /// Measure only this part
     #[arg(long)]
     only: Option<Part>,
@@ -74,7 +77,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         measure_host(usize::from(arguments.rounds), &mut report)?;
     }
     if arguments.only != Some(Part::Host) {
-        scale::measure(&mut report)?;
+        scale::measure(usize::from(arguments.machines), &mut report)?;
     }
     figure::write(&arguments.json, &figures).with_context(|| format!("write {}", arguments.json.display()))
 }

@@ -9,7 +9,7 @@ use kube::{Api, Client};
 use plan::cluster::{MetadataEdit, Observed, Step, Version};
 use serde_json::{Value, json};
 
-use crate::index::forget_managers;
+use crate::lean::Lean;
 
 /// Who our writes are by, in `managedFields`.
 const FIELD_MANAGER: &str = "ovm-controller";
@@ -40,13 +40,13 @@ pub(crate) enum ApplyError {
 /// Carries out a step.
 pub(crate) async fn apply(client: &Client, observed: &Observed, step: &Step) -> Result<Answer, ApplyError> {
     let key = &observed.key;
-    let vms = Api::<VirtualMachine>::namespaced(client.clone(), &key.namespace);
-    let ovms = Api::<OfflineVirtualMachine>::namespaced(client.clone(), &key.namespace);
+    let vms = Api::<Lean<VirtualMachine>>::namespaced(client.clone(), &key.namespace);
+    let ovms = Api::<Lean<OfflineVirtualMachine>>::namespaced(client.clone(), &key.namespace);
     let revisions = Api::<ControllerRevision>::namespaced(client.clone(), &key.namespace);
     let create = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
     let patch = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
     match step {
-        Step::CreateVm(vm) => vms.create(&create, vm).await.map(answer_vm).map_err(failed_create),
+        Step::CreateVm(vm) => vms.create(&create, &Lean((**vm).clone())).await.map(answer_vm).map_err(failed_create),
         Step::DeleteVm(at) | Step::EvictVm { at, .. } => {
             let preconditions =
                 Preconditions { uid: Some(at.uid.clone()), resource_version: Some(at.resource_version.clone()) };
@@ -76,12 +76,12 @@ pub(crate) async fn apply(client: &Client, observed: &Observed, step: &Step) -> 
         Step::WriteVmStatus { status, .. } => {
             let mut vm = observed.vm.as_deref().ok_or(ApplyError::Stale)?.clone();
             vm.status = Some((**status).clone());
-            vms.replace_status(&key.name, &create, &vm).await.map(answer_vm).map_err(failed)
+            vms.replace_status(&key.name, &create, &Lean(vm)).await.map(answer_vm).map_err(failed)
         }
         Step::WriteOvmStatus { status, .. } => {
             let mut ovm = observed.ovm.as_deref().ok_or(ApplyError::Stale)?.clone();
             ovm.status = Some((**status).clone());
-            ovms.replace_status(&key.name, &create, &ovm).await.map(answer_ovm).map_err(failed)
+            ovms.replace_status(&key.name, &create, &Lean(ovm)).await.map(answer_ovm).map_err(failed)
         }
     }
 }
@@ -98,8 +98,7 @@ fn metadata_patch(at: &Version, edit: &MetadataEdit) -> Value {
 }
 
 /// An object that is being deleted is gone once its last finalizer is.
-fn answer_vm(mut vm: VirtualMachine) -> Answer {
-    forget_managers(&mut vm);
+fn answer_vm(Lean(vm): Lean<VirtualMachine>) -> Answer {
     let gone = vm.metadata.deletion_timestamp.is_some() && vm.metadata.finalizers.as_ref().is_none_or(Vec::is_empty);
     Answer::Vm((!gone).then(|| Arc::new(vm)))
 }
@@ -108,8 +107,7 @@ fn answer_revision(revision: ControllerRevision) -> Answer {
     Answer::Revision(Box::new(revision))
 }
 
-fn answer_ovm(mut ovm: OfflineVirtualMachine) -> Answer {
-    forget_managers(&mut ovm);
+fn answer_ovm(Lean(ovm): Lean<OfflineVirtualMachine>) -> Answer {
     let gone = ovm.metadata.deletion_timestamp.is_some() && ovm.metadata.finalizers.as_ref().is_none_or(Vec::is_empty);
     Answer::Ovm((!gone).then(|| Arc::new(ovm)))
 }

@@ -22,6 +22,7 @@ mod installation;
 mod joining;
 mod kinds;
 mod leader;
+mod lean;
 mod leases;
 mod metrics;
 mod observe;

@@ -71,7 +71,7 @@ fn main() {
     }
 }
 
-#[tokio::main]
+#[tokio::main(flavor = "current_thread")]
 async fn serve(flags: Flags) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&flags.log).with_context(|| format!("read --log {}", flags.log))?;
     tracing_subscriber::fmt()

@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use api::v1alpha1::Phase;
 use plan::cluster::LeaseVerdict;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -115,11 +116,11 @@ impl Metrics {
         let monotonic = context.now().monotonic;
         let index = context.index();
         let (ovms, vms) = index.objects();
-        let words =
-            ovms.map(|ovm| ovm.status.as_ref().and_then(|status| status.printable_status.clone()).unwrap_or_default());
-        set(&self.ovms, cap(tally(words)).into_iter().map(|(word, count)| ([("status", word)], count)));
-        let phases = vms.map(|vm| vm.status.as_ref().and_then(|status| status.phase).unwrap_or_default().as_str());
-        set(&self.vms, tally(phases).into_iter().map(|(phase, count)| ([("phase", phase)], count)));
+        set(
+            &self.ovms,
+            cap(tally(ovms.map(str::to_owned))).into_iter().map(|(word, count)| ([("status", word)], count)),
+        );
+        set(&self.vms, tally(vms.map(Phase::as_str)).into_iter().map(|(phase, count)| ([("phase", phase)], count)));
         let verdicts = index.leases().map(|(_, fact)| match fact.verdict(monotonic) {
             LeaseVerdict::Live => "live",
             LeaseVerdict::Unproven => "unproven",

@@ -9,12 +9,12 @@ use api::v1alpha1::{OfflineVirtualMachine, VirtualMachine};
 use k8s_openapi::api::apps::v1::ControllerRevision;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Node;
+use kube::Api;
 use kube::api::ListParams;
-use kube::{Api, Resource};
 use plan::cluster::{AbiRevision, Look, NodeFacts, ObjectKey, Observed, ReadOrder, UuidRule, bound_node};
 
 use crate::context::Context;
-use crate::index::forget_managers;
+use crate::lean::Lean;
 
 /// How often a look starts over because the VM changed while it was made. Then the key is tried again later.
 const LOOKS: u32 = 5;
@@ -80,10 +80,10 @@ pub(crate) async fn observe_look(
     {
         let mut index = context.index();
         if let Some(vm) = &vm {
-            index.put_vm(Arc::clone(vm));
+            index.put_vm(vm);
         }
         if let Some(ovm) = &ovm {
-            index.put_ovm(Arc::clone(ovm));
+            index.put_ovm(ovm);
         }
     }
     for node in &look.nodes {
@@ -157,8 +157,8 @@ type Pair = (Option<Arc<OfflineVirtualMachine>>, Option<Arc<VirtualMachine>>);
 
 /// Both objects, each read after the other: the VM is the same before and after the OVM was read.
 async fn read_pair(context: &Context, key: &ObjectKey) -> Result<Pair, LookError> {
-    let vms = Api::<VirtualMachine>::namespaced(context.client.clone(), &key.namespace);
-    let ovms = Api::<OfflineVirtualMachine>::namespaced(context.client.clone(), &key.namespace);
+    let vms = Api::<Lean<VirtualMachine>>::namespaced(context.client.clone(), &key.namespace);
+    let ovms = Api::<Lean<OfflineVirtualMachine>>::namespaced(context.client.clone(), &key.namespace);
     let read_vm = || async {
         vms.get_opt(&key.name).await.map_err(|source| LookError::Read {
             what: "VirtualMachine",
@@ -174,21 +174,15 @@ async fn read_pair(context: &Context, key: &ObjectKey) -> Result<Pair, LookError
             source,
         })?;
         let after = read_vm().await?;
-        let version = |vm: &Option<VirtualMachine>| {
-            vm.as_ref().map(|vm| (vm.metadata.uid.clone(), vm.metadata.resource_version.clone()))
+        let version = |vm: &Option<Lean<VirtualMachine>>| {
+            vm.as_ref().map(|Lean(vm)| (vm.metadata.uid.clone(), vm.metadata.resource_version.clone()))
         };
         if version(&before) == version(&after) {
-            return Ok((ovm.map(kept), after.map(kept)));
+            return Ok((ovm.map(|Lean(ovm)| Arc::new(ovm)), after.map(|Lean(vm)| Arc::new(vm))));
         }
         before = after;
     }
     Err(LookError::Restless(key.clone()))
-}
-
-/// An object as the caches keep it.
-fn kept<K: Resource>(mut object: K) -> Arc<K> {
-    forget_managers(&mut object);
-    Arc::new(object)
 }
 
 /// F2: the Lease, then the Node, into the index.

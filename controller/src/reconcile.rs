@@ -128,13 +128,13 @@ fn fold(context: &Context, observation: &mut Observation, step: &Step, answer: A
     match answer {
         Answer::Vm(vm) => {
             if let Some(vm) = &vm {
-                context.index().put_vm(Arc::clone(vm));
+                context.index().put_vm(vm);
             }
             observed.vm_written(vm);
         }
         Answer::Ovm(ovm) => {
             if let Some(ovm) = &ovm {
-                context.index().put_ovm(Arc::clone(ovm));
+                context.index().put_ovm(ovm);
             }
             observed.ovm_written(ovm);
         }

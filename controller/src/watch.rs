@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use crate::context::Context;
-use crate::index::{Index, Wakes, forget_managers};
+use crate::index::{Index, Wakes};
 
 /// Seconds after which a watch is made anew, so that a dead connection is noticed.
 pub(crate) const WATCH_SECONDS: u32 = 25;
@@ -100,7 +100,6 @@ async fn watch<K>(
                     tracing::info!(kind = %K::kind(&()), "watched again");
                 }
                 let done = matches!(event, Event::InitDone);
-                let event = event.modify(forget_managers);
                 let monotonic = context.now().monotonic;
                 let wakes = take_in(&mut context.index(), event, monotonic);
                 context.wake_all(wakes);

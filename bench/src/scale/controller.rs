@@ -1,11 +1,11 @@
 //! `ovm-controller` as a process of its own, and what it costs.
 
-use std::fs::File;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::thread::sleep;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
+use tests::kube::{Server, Servers};
 use tests::programs::program;
 
 use super::SETTLE;
@@ -15,25 +15,25 @@ use crate::process;
 /// A controller that was started has read everything after this, and rests.
 const STARTED: Duration = Duration::from_secs(5);
 
-/// The running controller. Dropping it ends it.
-pub(super) struct Controller(Child);
+/// The running controller. It ends with this, and with the benchmark, however that ends.
+pub(super) struct Controller {
+    server: Server,
+    _servers: Servers,
+}
 
 impl Controller {
     /// Starts it, and waits until it is at rest.
     ///
     /// # Errors
-    /// When it does not start.
+    /// When it does not start; the message then carries its log.
     pub(super) fn start(cluster: &Cluster) -> Result<Self> {
-        let log = File::create(cluster.control_plane.directory().join("ovm-controller.log"))?;
+        let servers = Servers::new(cluster.control_plane.directory())?;
         let mut command = Command::new(program("ovm-controller")?);
-        command.arg("--kubeconfig").arg(cluster.control_plane.kubeconfig());
-        command.env("OVM_LOG", "warn").stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        let mut controller = Self(command.spawn().context("run ovm-controller")?);
+        command.arg("--kubeconfig").arg(cluster.control_plane.kubeconfig()).env("OVM_LOG", "warn");
+        let server = servers.start("ovm-controller", &command)?;
+        let mut controller = Self { server, _servers: servers };
         sleep(STARTED);
-        ensure!(
-            controller.0.try_wait()?.is_none(),
-            "ovm-controller ended; its log is in the control plane's directory"
-        );
+        controller.server.look_if_running().context("start ovm-controller")?;
         Ok(controller)
     }
 
@@ -43,7 +43,7 @@ impl Controller {
     /// When the controller has ended.
     pub(super) fn resident_bytes(&self) -> Result<f64> {
         sleep(SETTLE);
-        process::resident_bytes(self.0.id())
+        process::resident_bytes(self.server.pid())
     }
 
     /// User and system time so far.
@@ -51,13 +51,6 @@ impl Controller {
     /// # Errors
     /// When the controller has ended.
     pub(super) fn cpu_time(&self) -> Result<Duration> {
-        process::cpu_time(self.0.id())
-    }
-}
-
-impl Drop for Controller {
-    fn drop(&mut self) {
-        let _already_gone = self.0.kill();
-        let _reaped = self.0.wait();
+        process::cpu_time(self.server.pid())
     }
 }

@@ -20,8 +20,6 @@ use load::Burst;
 const BURST: usize = 1_000;
 /// OVMs of the first burst: it takes what only the first guests pay, and memory growth counts from here.
 const FIRST: usize = 100;
-/// OVMs in the end.
-const TOTAL: usize = 10_000;
 /// Calls for a VM that the rate is judged by.
 const CALLS_PER_VM: f64 = 5.0;
 
@@ -33,11 +31,11 @@ const FULL_GOAL_MB: f64 = 60.0;
 const GROWTH_GOAL_KB: f64 = 4.0;
 const CPU_GROWTH_GOAL: f64 = 1.5;
 
-/// Measures every figure of the controller, each printed by `report` when it is known. Without a Kubernetes to measure on that is said, loudly.
+/// Measures every figure of the controller, with `total` OVMs in the end, each printed by `report` when it is known. Without a Kubernetes to measure on that is said, loudly.
 ///
 /// # Errors
 /// When the servers do not start, or an OVM's VirtualMachine is not bound in time.
-pub(crate) fn measure(report: &mut dyn FnMut(Figure)) -> Result<()> {
+pub(crate) fn measure(total: usize, report: &mut dyn FnMut(Figure)) -> Result<()> {
     if let Some(reason) = why_unavailable() {
         eprintln!("SKIPPED the controller's figures: {reason}");
         return Ok(());
@@ -59,11 +57,11 @@ pub(crate) fn measure(report: &mut dyn FnMut(Figure)) -> Result<()> {
     let (value, goal) = (cpu_ms(&burst), Goal::AtMost(CPU_GOAL_MS));
     report(Figure { name: "controller-cpu", value, unit: "ms", floor: None, goal });
 
-    cluster.fill("fill", TOTAL - FIRST - 2 * BURST)?;
+    cluster.fill("fill", total.saturating_sub(FIRST + 2 * BURST))?;
     let last = cluster.run_burst("last", BURST, &controller)?;
     let full = controller.resident_bytes()?;
     report(megabytes("controller-rss", full, FULL_GOAL_MB));
-    let grown = u32::try_from(TOTAL - FIRST).map_or(f64::MAX, f64::from);
+    let grown = u32::try_from(total.saturating_sub(FIRST)).map_or(f64::MAX, f64::from);
     let (value, goal) = ((full - few) / grown / 1e3, Goal::AtMost(GROWTH_GOAL_KB));
     report(Figure { name: "controller-rss-growth", value, unit: "kB", floor: None, goal });
     let (value, floor, goal) = (cpu_ms(&last), Some(cpu_ms(&burst)), Goal::TimesFloor(CPU_GROWTH_GOAL));

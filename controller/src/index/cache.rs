@@ -21,7 +21,7 @@ pub(crate) struct Cache<V> {
 
 #[derive(Debug)]
 struct Entry<V> {
-    uid: Option<String>,
+    uid: Option<Box<str>>,
     /// resourceVersion as the number that it has been in all of Kubernetes' history; none where it is not.
     version: Option<u64>,
     value: V,
@@ -41,29 +41,34 @@ pub(crate) fn key_of(meta: &ObjectMeta) -> ObjectKey {
 impl<V> Cache<V> {
     /// Notes an object, unless a newer version of it is known. Gives whether it was noted, and what was there before.
     pub(crate) fn put(&mut self, meta: &ObjectMeta, value: V) -> Put<V> {
+        if self.knows(meta) {
+            return Put::Known;
+        }
+        let entry = Entry { uid: meta.uid.as_deref().map(Box::from), version: version_of(meta), value };
+        Put::Noted(self.entries.insert(key_of(meta), entry).map(|entry| entry.value))
+    }
+
+    /// Whether this version of an object is known, or a newer one. In a list, notes that the object is there.
+    pub(crate) fn knows(&mut self, meta: &ObjectMeta) -> bool {
         let key = key_of(meta);
-        if let Some(listed) = self.listed.as_mut() {
-            listed.insert(key.clone());
-        }
-        let version = version_of(meta);
+        let (version, known) = (version_of(meta), self.entries.get(&key));
         // An answer that a deletion has overtaken: no event would ever take the object out again.
-        if self.listed.is_none() && !self.entries.contains_key(&key) && version.is_some() && version <= self.deleted {
-            return Put::Known;
+        let is_gone = self.listed.is_none() && known.is_none() && version.is_some() && version <= self.deleted;
+        let is_old = match (known.and_then(|entry| entry.version), version) {
+            (Some(known), Some(new)) => known == new || known > new && self.listed.is_none(),
+            _ => false,
+        };
+        if let Some(listed) = self.listed.as_mut() {
+            listed.insert(key);
         }
-        if let (Some(known), Some(new)) = (self.entries.get(&key).and_then(|entry| entry.version), version)
-            && (known == new || known > new && self.listed.is_none())
-        {
-            return Put::Known;
-        }
-        let entry = Entry { uid: meta.uid.clone(), version, value };
-        Put::Noted(self.entries.insert(key, entry).map(|entry| entry.value))
+        is_gone || is_old
     }
 
     /// Forgets an object, unless another one has its name by now.
     pub(crate) fn remove(&mut self, meta: &ObjectMeta) -> Option<V> {
         let key = key_of(meta);
         self.deleted = self.deleted.max(version_of(meta));
-        if self.entries.get(&key)?.uid != meta.uid {
+        if self.entries.get(&key)?.uid.as_deref() != meta.uid.as_deref() {
             return None;
         }
         self.entries.remove(&key).map(|entry| entry.value)

@@ -1,12 +1,13 @@
 //! What is taken from each node, kept up to date: adding it up anew for each decision would take as long as there are guests.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use plan::cluster::Requests;
 
 /// Sums by node.
 #[derive(Debug, Default)]
-pub(crate) struct Ledger(BTreeMap<String, Sum>);
+pub(crate) struct Ledger(BTreeMap<Arc<str>, Sum>);
 
 #[derive(Debug, Default)]
 struct Sum {
@@ -19,7 +20,7 @@ struct Sum {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Entry {
     /// The node; none while it is taken from nowhere.
-    pub(crate) node: Option<String>,
+    pub(crate) node: Option<Arc<str>>,
     pub(crate) requests: Requests,
 }
 
@@ -34,7 +35,7 @@ impl Ledger {
 
     pub(crate) fn add(&mut self, entry: &Entry) {
         let Some(node) = &entry.node else { return };
-        let sum = self.0.entry(node.clone()).or_default();
+        let sum = self.0.entry(Arc::clone(node)).or_default();
         sum.entries += 1;
         sum.requests = sum.requests + entry.requests;
     }
@@ -61,7 +62,7 @@ mod tests {
     use super::*;
 
     fn entry(node: Option<&str>, memory_kib: u64) -> Entry {
-        Entry { node: node.map(str::to_owned), requests: Requests { memory_kib, cpu_millis: 100 } }
+        Entry { node: node.map(Arc::from), requests: Requests { memory_kib, cpu_millis: 100 } }
     }
 
     #[test]

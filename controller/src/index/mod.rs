@@ -2,6 +2,8 @@
 
 mod cache;
 mod ledger;
+mod names;
+mod packed;
 mod volumes;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,25 +11,27 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::names::LEADER_LEASE;
-use api::v1alpha1::{AbiStatus, OfflineVirtualMachine, VirtualMachine};
+use api::v1alpha1::{AbiStatus, OfflineVirtualMachine, Phase, VirtualMachine};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::Resource;
 use kube::runtime::watcher::Event;
 use plan::cluster::{
     Claim, LeaseFact, LeaseVerdict, NodeFacts, ObjectKey, ObservedHome, ObservedNode, Requests, SeenTaint, bound_node,
-    guest_requests, kubevirt_v0_uuid, pod_requests,
+    claims_of, guest_requests, kubevirt_v0_uuid, pod_requests,
 };
 use tokio::sync::Notify;
 
+use crate::lean::Lean;
 use cache::{Cache, Put, key_of};
 use ledger::{Entry, Ledger};
+use names::Names;
+use packed::Packed;
 
 /// The caches.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
-    ovms: Cache<Arc<OfflineVirtualMachine>>,
+    ovms: Cache<Wish>,
     vms: Cache<Guest>,
     nodes: Cache<Arc<NodeFacts>>,
     pods: Cache<Entry>,
@@ -49,12 +53,29 @@ pub(crate) struct Index {
     claims: BTreeMap<String, Claim>,
     /// Counts claims. A decision that was made before the last of them is made again.
     claim_count: u64,
+    /// Words that many objects have in common.
+    names: Names,
 }
 
-/// A VM, and what it takes from its node.
+/// An OVM, and what of it is asked for without reading all of it.
+#[derive(Clone, Debug)]
+struct Wish {
+    ovm: Packed<OfflineVirtualMachine>,
+    /// UID of the VM in placement, and its node.
+    placed: Option<(Box<str>, Arc<str>)>,
+    /// `status.printableStatus`.
+    word: Arc<str>,
+}
+
+/// A VM, what of it is asked for without reading all of it, and what it takes from its node.
 #[derive(Clone, Debug)]
 struct Guest {
-    vm: Arc<VirtualMachine>,
+    vm: Packed<VirtualMachine>,
+    uid: Box<str>,
+    bound: Option<Arc<str>>,
+    phase: Phase,
+    /// Names of the PersistentVolumeClaims in its spec.
+    claims: Box<[Box<str>]>,
     requests: Requests,
     /// What is counted for it.
     counted: Entry,
@@ -65,15 +86,14 @@ pub(crate) type Wakes = BTreeSet<ObjectKey>;
 
 impl Index {
     /// Takes in a watch event of an OVM.
-    pub(crate) fn on_ovm(&mut self, event: Event<OfflineVirtualMachine>) -> Wakes {
+    pub(crate) fn on_ovm(&mut self, event: Event<Lean<OfflineVirtualMachine>>) -> Wakes {
         let key = |ovm: &OfflineVirtualMachine| Wakes::from([key_of(&ovm.metadata)]);
         match event {
             Event::Init => self.ovms.begin_list(),
-            Event::Apply(ovm) | Event::InitApply(ovm) => {
-                let keys = key(&ovm);
-                return if self.put_ovm(Arc::new(ovm)) { keys } else { Wakes::new() };
+            Event::Apply(Lean(ovm)) | Event::InitApply(Lean(ovm)) => {
+                return if self.put_ovm(&ovm) { key(&ovm) } else { Wakes::new() };
             }
-            Event::Delete(ovm) => {
+            Event::Delete(Lean(ovm)) => {
                 self.ovms.remove(&ovm.metadata);
                 self.recount(&key_of(&ovm.metadata));
                 return key(&ovm);
@@ -90,17 +110,20 @@ impl Index {
     }
 
     /// Takes in a watch event of a VM.
-    pub(crate) fn on_vm(&mut self, event: Event<VirtualMachine>) -> Wakes {
+    pub(crate) fn on_vm(&mut self, event: Event<Lean<VirtualMachine>>) -> Wakes {
         match event {
             Event::Init => self.vms.begin_list(),
-            Event::Apply(vm) | Event::InitApply(vm) => {
+            Event::Apply(Lean(vm)) | Event::InitApply(Lean(vm)) => {
+                if !self.put_vm(&vm) {
+                    return Wakes::new();
+                }
                 let mut keys = Wakes::from([key_of(&vm.metadata)]);
-                if is_final(&vm) {
+                if phase_of(&vm).is_final() {
                     keys.extend(self.waiting());
                 }
-                return if self.put_vm(Arc::new(vm)) { keys } else { Wakes::new() };
+                return keys;
             }
-            Event::Delete(vm) => {
+            Event::Delete(Lean(vm)) => {
                 if let Some(guest) = self.vms.remove(&vm.metadata) {
                     self.forget(&key_of(&vm.metadata), &guest);
                 }
@@ -136,6 +159,7 @@ impl Index {
                 self.nodes.remove(&node.metadata);
                 let name = node.metadata.name.as_deref().unwrap_or_default();
                 self.taints.remove(name);
+                self.names.forget_unused();
                 return self.homed(name).collect();
             }
             Event::InitDone => {
@@ -171,7 +195,8 @@ impl Index {
         match event {
             Event::Init => self.pods.begin_list(),
             Event::Apply(pod) | Event::InitApply(pod) => {
-                let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
+                let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
+                let node = node.map(|node| self.names.get(node));
                 let entry = Entry { node, requests: pod_requests(&pod) };
                 let Put::Noted(before) = self.pods.put(&pod.metadata, entry.clone()) else { return Wakes::new() };
                 self.taken_by_pods.replace(before.as_ref().unwrap_or(&Entry::default()), &entry);
@@ -194,24 +219,39 @@ impl Index {
     }
 
     /// Notes an OVM from a read or an answer. Whether it is news.
-    pub(crate) fn put_ovm(&mut self, ovm: Arc<OfflineVirtualMachine>) -> bool {
-        let meta = ovm.metadata.clone();
-        let is_news = matches!(self.ovms.put(&meta, ovm), Put::Noted(_));
-        if is_news {
-            self.recount(&key_of(&meta));
+    pub(crate) fn put_ovm(&mut self, ovm: &OfflineVirtualMachine) -> bool {
+        let meta = &ovm.metadata;
+        if self.ovms.knows(meta) {
+            return false;
         }
-        is_news
+        let placement = ovm.status.as_ref().and_then(|status| status.placement.as_ref());
+        let placed =
+            placement.map(|placement| (placement.vm_uid.as_str().into(), self.names.get(&placement.node_name)));
+        let word = ovm.status.as_ref().and_then(|status| status.printable_status.as_deref()).unwrap_or_default();
+        let word = self.names.get(word);
+        self.ovms.put(meta, Wish { ovm: Packed::of(ovm), placed, word });
+        self.recount(&key_of(meta));
+        true
     }
 
     /// Notes a VM from a read or an answer. Whether it is news.
-    pub(crate) fn put_vm(&mut self, vm: Arc<VirtualMachine>) -> bool {
-        let requests = if is_final(&vm) { Requests::default() } else { guest_requests(&vm.spec) };
-        let (meta, vm) = (vm.metadata.clone(), without_devices(vm));
-        let Put::Noted(before) = self.vms.put(&meta, Guest { vm, requests, counted: Entry::default() }) else {
+    pub(crate) fn put_vm(&mut self, vm: &VirtualMachine) -> bool {
+        let meta = &vm.metadata;
+        if self.vms.knows(meta) {
             return false;
+        }
+        let phase = phase_of(vm);
+        let guest = Guest {
+            vm: pack_vm(vm),
+            uid: meta.uid.as_deref().unwrap_or_default().into(),
+            bound: bound_node(vm).map(|node| self.names.get(node)),
+            phase,
+            claims: claims_of(&vm.spec).map(Box::from).collect(),
+            requests: if phase.is_final() { Requests::default() } else { guest_requests(&vm.spec) },
+            counted: Entry::default(),
         };
-        let key = key_of(&meta);
-        if let Some(before) = before {
+        let key = key_of(meta);
+        if let Put::Noted(Some(before)) = self.vms.put(meta, guest) {
             self.forget(&key, &before);
         }
         self.recount(&key);
@@ -219,11 +259,11 @@ impl Index {
     }
 
     pub(crate) fn ovm(&self, key: &ObjectKey) -> Option<Arc<OfflineVirtualMachine>> {
-        self.ovms.get(key).cloned()
+        self.ovms.get(key).map(|wish| Arc::new(wish.ovm.unpack()))
     }
 
     pub(crate) fn vm(&self, key: &ObjectKey) -> Option<Arc<VirtualMachine>> {
-        self.vms.get(key).map(|guest| Arc::clone(&guest.vm))
+        self.vms.get(key).map(|guest| Arc::new(guest.vm.unpack()))
     }
 
     /// A node as a guest's home, from the caches.
@@ -269,20 +309,18 @@ impl Index {
     /// Brings the sums up to date with what is known of one key.
     fn recount(&mut self, key: &ObjectKey) {
         let Some(guest) = self.vms.get_mut(key) else { return };
-        let uid = guest.vm.metadata.uid.as_deref().unwrap_or_default();
-        let placement = self.ovms.get(key).and_then(|ovm| ovm.status.as_ref()?.placement.as_ref());
-        let placed =
-            placement.filter(|placement| placement.vm_uid == uid).map(|placement| placement.node_name.as_str());
-        let shown = bound_node(&guest.vm).or(placed);
+        let placed = self.ovms.get(key).and_then(|wish| wish.placed.as_ref());
+        let placed = placed.filter(|(uid, _)| *uid == guest.uid).map(|(_, node)| node);
+        let shown = guest.bound.as_ref().or(placed);
         if shown.is_some() {
             // A promise is kept until the objects show it.
-            self.claims.remove(uid);
+            self.claims.remove(&*guest.uid);
         }
-        let node = shown.or_else(|| self.claims.get(uid).map(|claim| claim.node.as_str()));
-        let entry = Entry { node: node.map(str::to_owned), requests: guest.requests };
+        let node = shown.cloned().or_else(|| self.claims.get(&*guest.uid).map(|claim| self.names.get(&claim.node)));
+        let entry = Entry { node, requests: guest.requests };
         self.taken_by_guests.replace(&guest.counted, &entry);
         guest.counted = entry;
-        if bound_node(&guest.vm).is_none() && !is_final(&guest.vm) {
+        if guest.bound.is_none() && !guest.phase.is_final() {
             self.unbound.insert(key.clone());
         } else {
             self.unbound.remove(key);
@@ -294,11 +332,9 @@ impl Index {
         self.ovms.iter().map(|(key, _)| key).chain(self.vms.iter().map(|(key, _)| key)).cloned().collect()
     }
 
-    /// Objects for the metrics: all OVMs, all VMs.
-    pub(crate) fn objects(
-        &self,
-    ) -> (impl Iterator<Item = &OfflineVirtualMachine>, impl Iterator<Item = &VirtualMachine>) {
-        (self.ovms.iter().map(|(_, ovm)| &**ovm), self.vms.iter().map(|(_, guest)| &*guest.vm))
+    /// Objects for the metrics: the word of each OVM, the phase of each VM.
+    pub(crate) fn objects(&self) -> (impl Iterator<Item = &str>, impl Iterator<Item = Phase>) {
+        (self.ovms.iter().map(|(_, wish)| &*wish.word), self.vms.iter().map(|(_, guest)| guest.phase))
     }
 
     /// Forgets what was promised: whoever acted meanwhile has decided otherwise.
@@ -316,12 +352,12 @@ impl Index {
         let uuid = kubevirt_v0_uuid(&key.name).to_string();
         let has = |abi: Option<&AbiStatus>| abi.and_then(|abi| abi.firmware_uuid.as_ref()) == Some(&uuid);
         let is_on_record = |key: &ObjectKey| {
-            self.ovms.get(key).is_some_and(|ovm| has(ovm.status.as_ref().and_then(|status| status.abi.as_ref())))
+            self.ovm(key).is_some_and(|ovm| has(ovm.status.as_ref().and_then(|status| status.abi.as_ref())))
         };
         let runs = |key: &ObjectKey| {
-            let Some(vm) = self.vms.get(key).map(|guest| &guest.vm) else { return false };
+            let Some(vm) = self.vm(key) else { return false };
             let is_promised = self.claims.contains_key(vm.metadata.uid.as_deref().unwrap_or_default());
-            let has_another = given_uuid(vm).is_some_and(|given| given != uuid);
+            let has_another = given_uuid(&vm).is_some_and(|given| given != uuid);
             has(vm.status.as_ref().and_then(|status| status.abi.as_ref())) || (is_promised && !has_another)
         };
         let own = is_on_record(key);
@@ -386,13 +422,10 @@ impl Index {
 
     /// Keys whose guest is on a node, or was placed there.
     pub(crate) fn homed<'a>(&'a self, node: &'a str) -> impl Iterator<Item = ObjectKey> + 'a {
-        let bound =
-            self.vms.iter().filter(move |(_, guest)| bound_node(&guest.vm) == Some(node)).map(|(key, _)| key.clone());
-        let placed = self.ovms.iter().filter(move |(_, ovm)| {
-            let placement = ovm.status.as_ref().and_then(|status| status.placement.as_ref());
-            placement.is_some_and(|placement| placement.node_name == node)
-        });
-        bound.chain(placed.map(|(key, _)| key.clone()))
+        let bound = self.vms.iter().filter(move |(_, guest)| guest.bound.as_deref() == Some(node));
+        let placed =
+            self.ovms.iter().filter(move |(_, wish)| wish.placed.as_ref().is_some_and(|(_, on)| **on == *node));
+        bound.map(|(key, _)| key.clone()).chain(placed.map(|(key, _)| key.clone()))
     }
 
     /// Keys whose VM waits for a node.
@@ -401,28 +434,24 @@ impl Index {
     }
 }
 
-/// Nothing is written from the caches, and what is planned from them asks for no device: most of a running VM's size.
-fn without_devices(mut vm: Arc<VirtualMachine>) -> Arc<VirtualMachine> {
-    let has_devices = |vm: &VirtualMachine| {
-        vm.status.as_ref().and_then(|status| status.abi.as_ref()).is_some_and(|abi| !abi.devices.is_empty())
-    };
-    if has_devices(&vm)
-        && let Some(abi) = Arc::make_mut(&mut vm).status.as_mut().and_then(|status| status.abi.as_mut())
-    {
+/// Nothing is written to a VM from the caches, and what is planned from them asks for no device: most of a running VM's size.
+fn pack_vm(vm: &VirtualMachine) -> Packed<VirtualMachine> {
+    let has_devices =
+        vm.status.as_ref().and_then(|status| status.abi.as_ref()).is_some_and(|abi| !abi.devices.is_empty());
+    if !has_devices {
+        return Packed::of(vm);
+    }
+    let mut vm = vm.clone();
+    if let Some(abi) = vm.status.as_mut().and_then(|status| status.abi.as_mut()) {
         abi.devices = Vec::new();
     }
-    vm
+    Packed::of(&vm)
 }
 
 fn given_uuid(vm: &VirtualMachine) -> Option<String> {
     vm.spec.domain.firmware.as_ref().and_then(|firmware| firmware.uuid.as_ref()).map(|uuid| uuid.to_lowercase())
 }
 
-/// Takes out who manages which field. Nobody here reads that, an update without it leaves it as it is, and it is ten times as large as the rest of an object.
-pub(crate) fn forget_managers<K: Resource>(object: &mut K) {
-    object.meta_mut().managed_fields = None;
-}
-
-fn is_final(vm: &VirtualMachine) -> bool {
-    vm.status.as_ref().and_then(|status| status.phase).is_some_and(api::v1alpha1::Phase::is_final)
+fn phase_of(vm: &VirtualMachine) -> Phase {
+    vm.status.as_ref().and_then(|status| status.phase).unwrap_or_default()
 }

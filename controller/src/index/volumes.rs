@@ -10,14 +10,15 @@ use plan::cluster::{ClaimUser, ObjectKey, ObservedClaim, claims_of, use_of_claim
 use tokio::sync::Notify;
 
 use super::cache::Put;
-use super::{Index, Wakes, is_final};
+use super::{Index, Wakes};
 
 impl Index {
     /// Takes in a watch event of a claim: VMs without a node may wait for it.
     pub(crate) fn on_claim(&mut self, event: Event<PersistentVolumeClaim>) -> Wakes {
         match event {
             Event::Init => self.persistent_claims.begin_list(),
-            Event::Apply(claim) | Event::InitApply(claim) => {
+            Event::Apply(mut claim) | Event::InitApply(mut claim) => {
+                claim.metadata.managed_fields = None; // most of it, and nobody here reads it
                 let meta = claim.metadata.clone();
                 if let Put::Noted(_) = self.persistent_claims.put(&meta, Arc::new(claim)) {
                     self.storage_changed.notify_one();
@@ -40,7 +41,8 @@ impl Index {
     pub(crate) fn on_volume(&mut self, event: Event<PersistentVolume>) -> Wakes {
         match event {
             Event::Init => self.volumes.begin_list(),
-            Event::Apply(volume) | Event::InitApply(volume) => {
+            Event::Apply(mut volume) | Event::InitApply(mut volume) => {
+                volume.metadata.managed_fields = None;
                 let meta = volume.metadata.clone();
                 if let Put::Noted(_) = self.volumes.put(&meta, Arc::new(volume)) {
                     self.storage_changed.notify_one();
@@ -91,11 +93,12 @@ impl Index {
         let others = self.vms.iter().filter(|(other, guest)| {
             other.namespace == key.namespace
                 && *other != key
-                && !is_final(&guest.vm)
-                && claims_of(&guest.vm.spec).any(|name| name == claim)
+                && !guest.phase.is_final()
+                && guest.claims.iter().any(|name| **name == *claim)
         });
         let user = |(other, guest): (&ObjectKey, &super::Guest)| {
-            let (node, usage) = (guest.counted.node.clone()?, use_of_claim(&guest.vm, claim, modes)?);
+            let node = guest.counted.node.as_deref()?.to_owned();
+            let usage = use_of_claim(&guest.vm.unpack(), claim, modes)?;
             Some(ClaimUser { vm: other.clone(), node, usage })
         };
         others.filter_map(user).collect()

@@ -119,7 +119,11 @@ impl Draft<'_> {
             return Some(next);
         }
         if !places(ovm, vm) && is_outdated(ovm, vm) {
-            return self.plan_vm_deletion(ovm, vm, "S2: the VM was not made from the present template, and has no placement yet");
+            return self.plan_vm_deletion(
+                ovm,
+                vm,
+                "S2: the VM was not made from the present template, and has no placement yet",
+            );
         }
         if self.observed.revisions.is_some()
             && let Some(misfit) = self.abi_obstacle(vm, ovm)

@@ -64,11 +64,9 @@ impl Ledger {
         if lets_go && was_read_last && there != observed.vm.as_ref().and_then(|vm| uid(vm)) {
             self.violated(format!("{}: D3: the OVM is let go, and a VM {there:?} is left", observed.key));
         }
-        let may_be_cached = match step {
-            cluster::Step::CreateVm(_) => true,
-            cluster::Step::EditOvm(_, cluster::MetadataEdit::Finalizers(_)) => !lets_go,
-            _ => false,
-        };
+        // S1.
+        let may_be_cached = matches!(step, cluster::Step::CreateVm(_))
+            || !lets_go && matches!(step, cluster::Step::EditOvm(_, cluster::MetadataEdit::Finalizers(_)));
         if !observed.order.is_uncached() && !may_be_cached {
             self.violated(format!("{}: a write was planned from caches: {step:?}", observed.key));
         }
@@ -108,8 +106,15 @@ impl Ledger {
     }
 
     /// S2: a VM that was made from the OVM is placed for the first time, in a write that will go through.
-    fn placing(&mut self, state: &Snapshot, key: &ObjectKey, at: &cluster::Version, status: &OfflineVirtualMachineStatus) {
-        let Some(ovm) = state.ovms.get(key).filter(|ovm| ovm.metadata.resource_version.as_ref() == Some(&at.resource_version))
+    fn placing(
+        &mut self,
+        state: &Snapshot,
+        key: &ObjectKey,
+        at: &cluster::Version,
+        status: &OfflineVirtualMachineStatus,
+    ) {
+        let Some(ovm) =
+            state.ovms.get(key).filter(|ovm| ovm.metadata.resource_version.as_ref() == Some(&at.resource_version))
         else {
             return;
         };

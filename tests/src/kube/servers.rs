@@ -23,14 +23,14 @@ type Request = (Command, Sender<io::Result<Child>>);
 
 /// Starts servers from a thread of its own. The kernel ties a child's life to the *thread* that started it, and a test's own thread ends with the test.
 #[derive(Debug)]
-pub(crate) struct Servers {
+pub struct Servers {
     requests: Sender<Request>,
     directory: PathBuf,
 }
 
 /// One running server. Dropping it kills it, with everything in its process group.
 #[derive(Debug)]
-pub(crate) struct Server {
+pub struct Server {
     name: String,
     child: Child,
     log: PathBuf,
@@ -38,7 +38,10 @@ pub(crate) struct Server {
 
 impl Servers {
     /// Servers that work in `directory` and log to `directory/log`.
-    pub(crate) fn new(directory: &Path) -> Result<Self> {
+    ///
+    /// # Errors
+    /// When the folder of logs cannot be made.
+    pub fn new(directory: &Path) -> Result<Self> {
         fs::create_dir_all(directory.join("log")).context("make the folder of logs")?;
         let (requests, inbox) = channel::<Request>();
         thread::spawn(move || {
@@ -51,7 +54,10 @@ impl Servers {
     }
 
     /// Starts a program.
-    pub(crate) fn start(&self, name: &str, command: &Command) -> Result<Server> {
+    ///
+    /// # Errors
+    /// When it cannot be run.
+    pub fn start(&self, name: &str, command: &Command) -> Result<Server> {
         let log = self.log_of(name);
         let output = File::options().create(true).append(true).open(&log).context("open a server's log")?;
         let mut guarded = Command::new("setpriv");
@@ -87,7 +93,10 @@ impl Servers {
 
 impl Server {
     /// An error with its log, if it has ended by itself.
-    pub(crate) fn look_if_running(&mut self) -> Result<()> {
+    ///
+    /// # Errors
+    /// That.
+    pub fn look_if_running(&mut self) -> Result<()> {
         match self.child.try_wait().with_context(|| format!("look at {}", self.name))? {
             Some(status) => bail!("{} ended with {status}; its log:\n{}", self.name, self.log()),
             None => Ok(()),
@@ -108,7 +117,7 @@ impl Server {
     }
 
     /// Its process id.
-    pub(crate) fn pid(&self) -> u32 {
+    pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
