@@ -104,6 +104,10 @@ async fn carry_out(context: &Context, observation: &mut Observation, step: &Step
         Ok(answer) => {
             publish(context, observation, step, Ok(()));
             fold(context, observation, step, answer);
+            if matches!(step, Step::CreateVm(_)) {
+                // Which claims it names was not known before it was there.
+                observation.look_at_places(context);
+            }
             Turn::Folded
         }
         Err(ApplyError::Stale) => Turn::LookAgain,

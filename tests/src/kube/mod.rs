@@ -24,6 +24,6 @@ pub use control_plane::{ControlPlane, Settings};
 pub(crate) use installation::{install, wait_until_served};
 pub use node::Node;
 pub use pool::SharedApi;
-pub use servers::{Server, Servers};
 pub(crate) use pool::{Accounts, NODE, is_given, why_no_shared_api};
 pub(crate) use room::enter;
+pub use servers::{Server, Servers};
