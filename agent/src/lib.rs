@@ -11,6 +11,7 @@
 mod consoles;
 pub mod credentials;
 pub mod disks;
+pub mod doctor;
 pub mod guest;
 pub mod hostfs;
 pub mod hypervisor;
@@ -28,6 +29,7 @@ pub mod proc;
 pub mod run_command;
 pub mod seed;
 mod start;
+pub mod stop_guests;
 mod stream;
 pub mod volumes;
 

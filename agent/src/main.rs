@@ -2,10 +2,12 @@
 
 use std::process::ExitCode;
 
+use agent::doctor::DoctorArgs;
 use agent::image_command::ImageArgs;
 use agent::join::JoinArgs;
 use agent::privileges::become_owner_of;
 use agent::run_command::RunArgs;
+use agent::stop_guests::StopGuestsArgs;
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -28,6 +30,8 @@ struct Cli {
 enum Command {
     Image(ImageArgs),
     Join(JoinArgs),
+    StopGuests(StopGuestsArgs),
+    Doctor(DoctorArgs),
 }
 
 fn main() -> ExitCode {
@@ -38,6 +42,13 @@ fn main() -> ExitCode {
             .map_err(anyhow::Error::from)
             .and_then(|()| Ok(arguments.run(&mut std::io::stdout().lock())?)),
         Some(Command::Join(arguments)) => join(arguments),
+        Some(Command::StopGuests(arguments)) => stop_guests(arguments),
+        Some(Command::Doctor(arguments)) => match doctor(arguments) {
+            Ok(true) => Ok(()),
+            // What is wrong was said.
+            Ok(false) => return ExitCode::FAILURE,
+            Err(error) => Err(error),
+        },
         None => run(cli.run),
     };
     match result {
@@ -61,6 +72,18 @@ async fn run(arguments: RunArgs) -> anyhow::Result<()> {
         ended.cancel();
     });
     Ok(arguments.run(cancel).await?)
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn stop_guests(arguments: StopGuestsArgs) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_from_env("OVM_LOG").unwrap_or_else(|_| EnvFilter::new(LOG_FILTER));
+    telemetry::logs::start(filter, false);
+    Ok(arguments.run().await?)
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn doctor(arguments: DoctorArgs) -> anyhow::Result<bool> {
+    Ok(arguments.run(&mut std::io::stdout().lock()).await?)
 }
 
 #[tokio::main(flavor = "current_thread")]

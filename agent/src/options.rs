@@ -24,6 +24,8 @@ pub struct AgentOptions {
     pub proc_dir: PathBuf,
     /// Directory of the lock that keeps a second agent from the same libvirt.
     pub lock_dir: PathBuf,
+    /// Folder through which the agent is told of the host's shutdown.
+    pub run_dir: PathBuf,
     /// Where consoles are served to the controller of a cluster; nowhere without it.
     pub streams: Option<StreamAddress>,
     /// Where PersistentVolumes may be on this node: directories and block devices.
@@ -39,6 +41,8 @@ impl AgentOptions {
     pub const DEFAULT_PROC_DIR: &str = "/proc";
     /// Where locks of a host are.
     pub const DEFAULT_LOCK_DIR: &str = "/run/lock";
+    /// Where a host tells its agents of its shutdown.
+    pub const DEFAULT_RUN_DIR: &str = "/run/ovm";
 
     /// The options of an ordinary host.
     pub fn new(node_name: impl Into<String>, data_dir: impl Into<PathBuf>) -> Self {
@@ -50,6 +54,7 @@ impl AgentOptions {
             register_node: false,
             proc_dir: Self::DEFAULT_PROC_DIR.into(),
             lock_dir: Self::DEFAULT_LOCK_DIR.into(),
+            run_dir: Self::DEFAULT_RUN_DIR.into(),
             streams: None,
             volume_roots: Vec::new(),
             telemetry: Telemetry::default(),

@@ -52,6 +52,9 @@ pub struct RunArgs {
     /// Directory below which PersistentVolumes may hold guests' disks, or a block device that is one. May be given several times.
     #[arg(long = "volume-root", env = "OVM_VOLUME_ROOTS", value_name = "DIR", value_delimiter = ':')]
     pub volume_roots: Vec<PathBuf>,
+    /// Folder through which `ovm-agent stop-guests` tells of the host's shutdown.
+    #[arg(long, env = "OVM_RUN_DIR", default_value = AgentOptions::DEFAULT_RUN_DIR, value_name = "DIR")]
+    pub run_dir: PathBuf,
     /// Where to serve /metrics, /healthz and /readyz by plain HTTP; nowhere if not given.
     #[arg(long, env = "OVM_METRICS_LISTEN", value_name = "ADDR:PORT")]
     pub metrics_listen: Option<SocketAddr>,
@@ -140,6 +143,7 @@ impl RunArgs {
             register_node: self.register_node || joined.is_some(),
             proc_dir: self.proc_dir,
             lock_dir: self.lock_dir,
+            run_dir: self.run_dir,
             streams,
             volume_roots: self.volume_roots,
             telemetry,

@@ -14,6 +14,7 @@ use tracing::{info, warn};
 
 use crate::consoles::Consoles;
 use crate::disks::DiskStore;
+use crate::doctor::NodeConditions;
 use crate::guest::NodeDisks;
 use crate::hostfs::{Directory, FileError};
 use crate::hypervisor::{Capabilities, Hypervisor};
@@ -21,8 +22,8 @@ use crate::images::StoreError;
 use crate::journal::{Journal, JournalError};
 use crate::libvirt::{ConnectError, Error, Libvirt, LibvirtOptions, give_back_start_pages};
 use crate::node::{
-    GuardBoard, Heartbeat, HostLock, IdentityError, Inputs, LockError, NodeCapacity, NodeContext, NodeIdentity,
-    ProcBoard, Supervisor, Surveyor, VmCache, boot_id, keep_renewed, renew_node_lease, watch_vms,
+    GuardBoard, Heartbeat, HostLock, HostStop, IdentityError, Inputs, LockError, NodeCapacity, NodeContext,
+    NodeIdentity, ProcBoard, Supervisor, Surveyor, VmCache, boot_id, keep_renewed, renew_node_lease, watch_vms,
 };
 use crate::objects::KubeObjects;
 use crate::options::AgentOptions;
@@ -143,10 +144,19 @@ impl Agent {
         let objects = Arc::new(KubeObjects::new(client.clone(), options.node_name.clone(), annotations));
         let source = Source { component: names::AGENT_COMPONENT.to_owned(), host: Some(options.node_name.clone()) };
         let recorder = Recorder::start(client.clone(), source, cancel.clone());
-        let heartbeat =
-            Heartbeat { client: client.clone(), node: options.node_name.clone(), libvirt: libvirt.clone(), registers };
+        let host_stop = Arc::new(HostStop::new(options.run_dir.clone()));
+        // Taken before anything is started.
+        drop(host_stop.permit());
+        let heartbeat = Heartbeat {
+            client: client.clone(),
+            node: options.node_name.clone(),
+            libvirt: libvirt.clone(),
+            registers,
+            conditions: NodeConditions::new(options.data_dir.clone(), options.emulation),
+            host_stop: Arc::clone(&host_stop),
+        };
         let data_dir = options.data_dir.clone();
-        let context = Arc::new(make_context(options, state, libvirt.clone(), objects, recorder));
+        let context = Arc::new(make_context(options, state, libvirt.clone(), objects, recorder, host_stop));
         let vms = context.vms.clone();
         context.telemetry.look_at(vms.clone(), libvirt.clone(), data_dir);
         let mut handle = AgentHandle { libvirt, vms, cancel, tasks: JoinSet::new(), _lock: lock };
@@ -179,6 +189,7 @@ fn make_context(
     libvirt: Libvirt,
     objects: Arc<KubeObjects>,
     recorder: Recorder,
+    host_stop: Arc<HostStop>,
 ) -> NodeContext {
     let hypervisor: Arc<dyn Hypervisor> = Arc::new(libvirt);
     NodeContext {
@@ -196,6 +207,7 @@ fn make_context(
         guard: GuardBoard::default(),
         proc_dir: options.proc_dir,
         processes: ProcBoard::default(),
+        host_stop,
         pass_wanted: Notify::new(),
     }
 }

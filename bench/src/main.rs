@@ -6,6 +6,7 @@
 //! A goal that is missed is printed as `short`; only a figure that could not be measured is an error. `docs/benchmarks.md` says what each figure means.
 
 mod cold_start;
+mod exposure;
 mod figure;
 mod floor;
 mod lifecycle;
@@ -85,6 +86,9 @@ fn run(arguments: &Arguments) -> Result<()> {
 /// Everything about one host.
 fn measure_host(rounds: usize, report: &mut dyn FnMut(Figure)) -> Result<()> {
     report(render::measure()?);
+    for figure in exposure::measure()? {
+        report(figure);
+    }
 
     let mut rig = Rig::start(GUESTS)?;
     let floor = Floor::like(&rig, rig::WARM_UP)?;

@@ -26,6 +26,11 @@ fn on_a_host(test: &str, scenario: impl FnOnce(&mut Host) -> Result<()>) -> Resu
     let env = host.root().join("etc/ovm/ovm.env");
     let text = fs::read_to_string(&env).context("read the configuration")?;
     fs::write(&env, text.replace("#OVM_EMULATION=never", "OVM_EMULATION=always")).context("write the configuration")?;
+    // Nobody waits two minutes for the watchdog.
+    let folder = host.root().join("etc/systemd/system/ovm-standalone.service.d");
+    fs::create_dir_all(&folder).context("make the folder of a drop-in")?;
+    fs::write(folder.join("test.conf"), "[Service]\nWatchdogSec=6s\nRestartSec=1s\n").context("write a drop-in")?;
+    host.run(&["systemctl", "daemon-reload"])?;
     host.run(&["systemctl", "restart", "ovm-standalone"])?;
     scenario(&mut host).with_context(|| format!("journal:\n{}", host.journal("ovm-*")))
 }
@@ -60,6 +65,47 @@ fn the_qemu(host: &Host) -> Result<String> {
     Ok(qemus[0].clone())
 }
 
+/// Names, messages and counts of the events about a guest with this reason.
+fn events(host: &Host, reason: &str) -> Result<Vec<(String, i64)>> {
+    let text =
+        host.run(&["kubectl", "get", "events", "--output=json", &format!("--field-selector=reason={reason}")])?;
+    let list: Value = serde_json::from_str(&text).context("read events")?;
+    let event = |event: &Value| {
+        let uid = event["involvedObject"]["uid"].as_str().unwrap_or_default().to_owned();
+        (uid, event["count"].as_i64().unwrap_or(1))
+    };
+    Ok(list["items"].as_array().into_iter().flatten().map(event).collect())
+}
+
+#[test]
+fn i3_a_host_that_shuts_down_stops_its_guests_within_their_grace_period_and_runs_them_again() -> Result<()> {
+    on_a_host("i3_a_host_that_shuts_down_stops_its_guests_within_their_grace_period_and_runs_them_again", |host| {
+        import(host, "slow", &OBEYS_SLOWLY)?;
+        start(host, "guest", "slow", 60)?;
+        let before = runs(host, "guest")?["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
+        let took = host.power_off()?;
+        say(&format!("the host was down after {} s", took.as_secs()));
+        ensure!(took > Duration::from_secs(4), "the guest needs five seconds, and was not given them");
+        ensure!(took < Duration::from_secs(50), "the guest's grace period was waited out, though it obeyed");
+        host.boot()?;
+        let after = wait_for("a successor runs", DEADLINE, || {
+            let vm = runs(host, "guest")?;
+            ensure!(vm["metadata"]["uid"] != before.as_str(), "it is the old one");
+            Ok(vm)
+        })?;
+        ensure!(host.qemus()?.len() == 1, "there is not one guest");
+        let ends: Vec<_> = events(host, "Stopped")?;
+        ensure!(
+            ends == [(before.clone(), 1)],
+            "its end was recorded as {ends:?}, of {before}, {}",
+            after["metadata"]["uid"]
+        );
+        let journal = host.run(&["journalctl", "--no-pager", "--unit=ovm-standalone", "--unit=ovm-guests"])?;
+        ensure!(!journal.contains("StateLost"), "how it ended was lost");
+        Ok(())
+    })
+}
+
 #[test]
 fn i5_no_restart_of_a_service_is_noticed_by_a_guest() -> Result<()> {
     on_a_host("i5_no_restart_of_a_service_is_noticed_by_a_guest", |host| {
@@ -83,8 +129,55 @@ fn i5_no_restart_of_a_service_is_noticed_by_a_guest() -> Result<()> {
         unnoticed("restart of libvirtd")?;
         host.run(&["systemctl", "kill", "--kill-who=main", "--signal=KILL", "ovm-standalone"])?;
         unnoticed("kill -9")?;
+        let restarts = host.property("ovm-standalone", "NRestarts")?;
+        host.run(&["systemctl", "kill", "--kill-who=main", "--signal=STOP", "ovm-standalone"])?;
+        wait_for("the watchdog has acted", DEADLINE, || {
+            ensure!(host.property("ovm-standalone", "NRestarts")? != restarts, "it has not been restarted");
+            Ok(())
+        })?;
+        unnoticed("a process that hangs")?;
         host.install(&Package::ALL)?;
         unnoticed("the packages installed anew")?;
+        host.run(&["systemctl", "stop", "ovm-guests"])?;
+        unnoticed("stop of ovm-guests while the host runs")?;
+
+        let said = host.run(&["dpkg", "--purge", "ovm-virtctl", "ovm-standalone", "ovm-agent"])?;
+        ensure!(the_qemu(host)? == qemu, "the guest ended with the packages");
+        ensure!(said.contains("/var/lib/ovm"), "purge does not say what is left:\n{said}");
+        ensure!(host.root().join("var/lib/ovm/store.db").exists(), "purge has deleted the objects");
+        for gone in
+            ["etc/ovm", "usr/bin/ovm-agent", "usr/lib/systemd/system/ovm-agent.service", "usr/lib/sysusers.d/ovm.conf"]
+        {
+            ensure!(!host.root().join(gone).exists(), "purge has left /{gone}");
+        }
+        say("purge of all packages: unnoticed");
         Ok(())
+    })
+}
+
+#[test]
+fn units_are_as_systemd_wants_them_and_the_doctor_finds_the_host_well() -> Result<()> {
+    on_a_host("units_are_as_systemd_wants_them_and_the_doctor_finds_the_host_well", |host| {
+        let verify = "systemd-analyze verify --man=no /usr/lib/systemd/system/ovm-*.service 2>&1 | grep ovm- || true";
+        let remarks = host.run(&["sh", "-c", verify])?;
+        ensure!(remarks.is_empty(), "systemd-analyze verify:\n{remarks}");
+        let enabled = host.run(&["sh", "-c", "systemctl is-enabled ovm-agent ovm-standalone ovm-guests || true"])?;
+        ensure!(enabled == "disabled\nenabled\nenabled", "agent, standalone and guests are:\n{enabled}");
+        ensure!(host.property("ovm-standalone", "User")? == "ovm", "it does not run as ovm");
+
+        // As the service's own user: what root may says nothing.
+        let doctor = "setpriv --reuid=ovm --regid=ovm --init-groups ovm-agent doctor --emulation=always";
+        let lines = host.run(&["sh", "-c", doctor])?;
+        for line in ["ok    libvirt: ", "ok    machine types: q35 is pc-q35-", "ok    host name: hv1 resolves"] {
+            ensure!(lines.contains(line), "{line:?} is not in:\n{lines}");
+        }
+        host.run(&["systemctl", "stop", "libvirtd.socket", "libvirtd-ro.socket", "libvirtd-admin.socket", "libvirtd"])?;
+        let sick = host.command(&["ovm-agent", "doctor"])?.output().context("run the doctor")?;
+        let lines = String::from_utf8_lossy(&sick.stdout);
+        ensure!(!sick.status.success() && lines.contains("FAIL  libvirt: "), "without libvirt it says:\n{lines}");
+
+        // Each of an entry's fields is the journal's too.
+        host.run(&["journalctl", "--quiet", "--unit=ovm-standalone", "NODE=hv1", "--grep=agent runs node=hv1"])
+            .map(drop)
     })
 }

@@ -7,7 +7,7 @@ set -euo pipefail
 VIRT_PACKAGES=(libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients libvirt-dev libvirt0 qemu-system-x86 qemu-utils)
 TOOL_PACKAGES=(tini libxml2-utils pkg-config gcc libc6-dev make curl ca-certificates strace socat iproute2 openssl
   containerd runc containernetworking-plugins nftables buildah
-  dpkg-dev lintian debootstrap systemd-container
+  dpkg-dev lintian help2man debootstrap systemd-container
   busybox-static syslinux syslinux-common mtools dosfstools cpio gzip xz-utils zstd kmod)
 
 . /etc/os-release

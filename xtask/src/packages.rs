@@ -1,6 +1,7 @@
 //! The Debian packages, in `target/packages`: programs, units, configuration. What is in which is said by `package.metadata.deb` of each crate.
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
@@ -12,6 +13,24 @@ use crate::workspace::Workspace;
 
 /// The crates that packages are made of.
 const CRATES: [&str; 3] = ["agent", "standalone", "virtctl"];
+/// Programs with a man page: its section, and the line that `man -k` finds.
+const MANUALS: [(&str, u8, &str); 3] = [
+    ("ovm-agent", 8, "runs this node's virtual machines as libvirt domains"),
+    ("ovm-standalone", 8, "virtual machines as Kubernetes objects on one host"),
+    ("virtctl", 1, "drives the life of virtual machines"),
+];
+/// lintian's remarks that are accepted, each for its reason.
+const ACCEPTED: [&str; 5] = [
+    // Packages that are in no archive have no changelog of Debian's, whose first entry closes a bug, and no maintainer of Debian's.
+    "no-changelog",
+    "initial-upload-closes-no-bugs",
+    "bogus-mail-host",
+    // To read units anew and to ask whether one runs; what starts and stops them goes through deb-systemd-invoke.
+    "maintainer-script-calls-systemctl",
+    // Of a folder that is root's: nobody else can have put a link there.
+    "recursive-privilege-change",
+];
+
 /// How the programs in the packages are compiled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Profile {
@@ -24,12 +43,13 @@ pub(crate) enum Profile {
 /// Builds the programs where that is to be done, and packages them.
 pub(crate) fn build(workspace: &Workspace, profile: Profile, revision: u32) -> Result<()> {
     let packages = CRATES.iter().flat_map(|name| ["--package", name]);
-    let folder = workspace.target.join("packages");
+    let folder = workspace.root.join("target/packages");
     fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
     match profile {
         Profile::Release => workspace.build_release(&[])?,
         Profile::Dev => process::run(workspace.cargo("build").args(["--locked", "--bins"]).args(packages))?,
     }
+    write_documents(workspace, profile)?;
     let cargo_deb = CARGO_DEB.installed(workspace)?;
     for name in CRATES {
         let mut command = Command::new(&cargo_deb);
@@ -41,5 +61,45 @@ pub(crate) fn build(workspace: &Workspace, profile: Profile, revision: u32) -> R
         }
         process::run(&mut command)?;
     }
+    check(&folder, revision)
+}
+
+/// Man pages and completion scripts, from what the programs themselves say: below `target/packages/doc`, where the packages' lists expect them.
+fn write_documents(workspace: &Workspace, profile: Profile) -> Result<()> {
+    let folder = workspace.root.join("target/packages/doc");
+    fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+    let programs = workspace.target.join(if profile == Profile::Dev { "debug" } else { "release" });
+    let version = format!("--version-string={}", workspace.version()?);
+    for (program, section, what) in MANUALS {
+        let mut command = Command::new("help2man");
+        command.args(["--no-info", &version, &format!("--section={section}"), &format!("--name={what}")]);
+        command.arg(format!("--output={}/{program}.{section}", folder.display())).arg(programs.join(program));
+        // The help shows what the variables hold.
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("OVM_") {
+                command.env_remove(name);
+            }
+        }
+        process::run(&mut command).context("write a man page; xtask/host/install.sh installs help2man")?;
+    }
+    for shell in ["bash", "zsh", "fish"] {
+        let script = process::output(Command::new(programs.join("virtctl")).args(["completion", shell]))?;
+        let file = folder.join(format!("virtctl.{shell}"));
+        fs::write(&file, script + "\n").with_context(|| format!("write {}", file.display()))?;
+    }
     Ok(())
+}
+
+/// lintian's judgement.
+fn check(folder: &Path, revision: u32) -> Result<()> {
+    if process::find("lintian").is_none() {
+        println!("SKIPPED lintian: it is not installed");
+        return Ok(());
+    }
+    let listed = fs::read_dir(folder).with_context(|| format!("list {}", folder.display()))?;
+    let files = listed.filter_map(|file| Some(file.ok()?.path()));
+    let ours = files.filter(|file| file.to_string_lossy().ends_with(&format!("-{revision}_amd64.deb")));
+    let mut lintian = Command::new("lintian");
+    lintian.args(["--allow-root", "--fail-on=error,warning", "--suppress-tags", &ACCEPTED.join(",")]).args(ours);
+    process::run(&mut lintian)
 }

@@ -208,7 +208,9 @@ impl GuestWorker {
 
     async fn start(&mut self, uid: &str) -> Result<(), StepError> {
         let uuid = self.memory.description.as_ref().map(|known| known.uuid).ok_or(StepError::Changed)?;
+        let permit = self.looker.context.host_stop.permit().ok_or(StepError::Changed)?;
         let started = self.looker.context.hypervisor.change(uuid, DomainChange::Start).await;
+        drop(permit);
         if let Err(error) = &started
             && error.is_outcome_unknown()
         {

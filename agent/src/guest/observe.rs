@@ -93,6 +93,7 @@ impl GuestWorker {
             panic_seen: self.memory.panic_seen,
             guard,
             slot,
+            host_stops: self.looker.context.host_stop.is_announced(),
         };
         Seen { desired, observed, vm, domain, spec: spec.and_then(Result::ok), look_begun: reads.begun }
     }

@@ -7,7 +7,7 @@ use events::{EventType, Notice, Recorder};
 use k8s_openapi::api::core::v1::ObjectReference;
 use tokio::sync::Notify;
 
-use super::{GuardBoard, NodeIdentity, ProcBoard, VmCache};
+use super::{GuardBoard, HostStop, NodeIdentity, ProcBoard, VmCache};
 use crate::guest::GuestDisks;
 use crate::hypervisor::{Capabilities, Hypervisor};
 use crate::journal::Journal;
@@ -33,6 +33,8 @@ pub(crate) struct NodeContext {
     pub(crate) proc_dir: PathBuf,
     /// Whether what is shown there may be believed.
     pub(crate) processes: ProcBoard,
+    /// Whether the host is shutting down.
+    pub(crate) host_stop: Arc<HostStop>,
     /// Rung for a pass over all guests.
     pub(crate) pass_wanted: Notify,
 }

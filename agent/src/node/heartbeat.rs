@@ -3,6 +3,7 @@
 //! The Lease says that the agent lives. Whether libvirt lives is said by label `kubevirt.io/schedulable` alone: a node whose libvirt hangs gets
 //! no new guests, and keeps the ones that it has. Each Lease is renewed by a task of its own, which nothing else that hangs can hold up.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use api::names;
@@ -14,7 +15,9 @@ use serde_json::json;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout};
 use tracing::{info, warn};
 
+use super::HostStop;
 use super::register::{self, NodeCapacity};
+use crate::doctor::NodeConditions;
 use crate::libvirt::Libvirt;
 use crate::objects::{ApiError, within};
 
@@ -34,6 +37,10 @@ pub(crate) struct Heartbeat {
     pub(crate) libvirt: Libvirt,
     /// Set where the agent keeps the Node itself.
     pub(crate) registers: Option<NodeCapacity>,
+    /// What the Node is told of the host beside that.
+    pub(crate) conditions: NodeConditions,
+    /// Whether the host is shutting down: then the node takes no more guests.
+    pub(crate) host_stop: Arc<HostStop>,
 }
 
 /// What was written to the Node last.
@@ -61,8 +68,15 @@ impl Heartbeat {
         let mut written = None;
         let mut was_failing = false;
         loop {
-            ticks.tick().await;
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = self.host_stop.changed() => {}
+            }
             let beat = self.beat(&mut is_registered, &mut written).await;
+            if self.host_stop.is_announced() {
+                // Told, or not to be told: the host does not wait for an API that is away.
+                self.host_stop.let_go();
+            }
             if matches!(beat, Err(ApiError::Missing { .. })) {
                 // The Node was deleted under a living agent: made again where it is the agent's to make.
                 (is_registered, written) = (false, None);
@@ -81,23 +95,29 @@ impl Heartbeat {
             self.register().await?;
             *is_registered = true;
         }
-        let schedulable = self.libvirt.parked_calls() <= PARKED_CALLS_OF_A_HANG && self.libvirt.probe().await.is_ok();
+        let healthy = self.libvirt.parked_calls() <= PARKED_CALLS_OF_A_HANG && self.libvirt.probe().await.is_ok();
+        let schedulable = healthy && !self.host_stop.is_announced();
         let is_current =
             written.is_some_and(|last| last.schedulable == schedulable && last.at.elapsed() < NODE_INTERVAL);
         if is_current {
             return Ok(());
         }
         if written.is_some_and(|last| last.schedulable != schedulable) {
-            warn!(schedulable, "libvirt's health has changed");
+            warn!(schedulable, libvirt_answers = healthy, "this node takes guests, or does so no more");
         }
-        let machine_types = if schedulable { self.libvirt.machine_types(ARCH).await.ok() } else { None };
-        self.write_node(schedulable, machine_types).await?;
+        let machine_types = if healthy { self.libvirt.machine_types(ARCH).await.ok() } else { None };
+        self.write_node(schedulable, healthy, machine_types).await?;
         *written = Some(Written { schedulable, at: Instant::now() });
         Ok(())
     }
 
     /// Label, annotation and, where the agent keeps the Node, its condition.
-    async fn write_node(&self, schedulable: bool, machine_types: Option<Vec<String>>) -> Result<(), ApiError> {
+    async fn write_node(
+        &self,
+        schedulable: bool,
+        healthy: bool,
+        machine_types: Option<Vec<String>>,
+    ) -> Result<(), ApiError> {
         let nodes: Api<Node> = Api::all(self.client.clone());
         let now = Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default();
         let mut annotations = json!({names::HEARTBEAT_ANNOTATION: now.to_string()});
@@ -111,7 +131,10 @@ impl Heartbeat {
         }}));
         within("label the node", nodes.patch_metadata(&self.node, &PatchParams::default(), &patch)).await?;
         match self.registers {
-            Some(capacity) => register::write_status(&self.client, &self.node, capacity, schedulable).await,
+            Some(capacity) => {
+                let checks = self.conditions.observe(&self.libvirt).await;
+                register::write_status(&self.client, &self.node, capacity, healthy, checks).await
+            }
             None => Ok(()),
         }
     }

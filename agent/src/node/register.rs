@@ -43,18 +43,19 @@ pub(super) async fn register(client: &Client, node: &str, capacity: NodeCapacity
         let patch = Patch::Merge(json!({"metadata": {"labels": labels}}));
         within(REGISTER, nodes.patch_metadata(node, &PatchParams::default(), &patch)).await?;
     }
-    write_status(client, node, capacity, true).await
+    write_status(client, node, capacity, true, Vec::new()).await
 }
 
-/// Writes capacity, and condition Ready.
+/// Writes capacity, condition Ready, and the conditions of the node's own checks.
 pub(super) async fn write_status(
     client: &Client,
     node: &str,
     capacity: NodeCapacity,
     ready: bool,
+    checks: Vec<Value>,
 ) -> Result<(), ApiError> {
     let nodes: Api<Node> = Api::all(client.clone());
-    let patch = Patch::Merge(node_status(capacity, ready, Timestamp::now()));
+    let patch = Patch::Merge(node_status(capacity, ready, checks, Timestamp::now()));
     within("report the node", nodes.patch_status(node, &PatchParams::default(), &patch)).await.map(drop)
 }
 
@@ -82,7 +83,7 @@ pub(crate) async fn renew_node_lease(client: &Client, node: &str) -> Result<(), 
 }
 
 /// The Node's status. No pod fits: there is no kubelet to run one.
-fn node_status(capacity: NodeCapacity, ready: bool, now: Timestamp) -> Value {
+fn node_status(capacity: NodeCapacity, ready: bool, checks: Vec<Value>, now: Timestamp) -> Value {
     let resources =
         json!({"memory": format!("{}Ki", capacity.memory_kib), "cpu": capacity.cpus.to_string(), "pods": "0"});
     let now = Timestamp::from_second(now.as_second()).unwrap_or(now);
@@ -95,7 +96,8 @@ fn node_status(capacity: NodeCapacity, ready: bool, now: Timestamp) -> Value {
         "type": "Ready", "status": status, "reason": reason, "message": message,
         "lastHeartbeatTime": now, "lastTransitionTime": now,
     });
-    json!({"status": {"capacity": resources, "allocatable": resources, "conditions": [condition]}})
+    let conditions: Vec<Value> = std::iter::once(condition).chain(checks).collect();
+    json!({"status": {"capacity": resources, "allocatable": resources, "conditions": conditions}})
 }
 
 #[cfg(test)]
@@ -104,13 +106,13 @@ mod tests {
 
     #[test]
     fn a_registered_node_has_room_for_guests_and_none_for_pods() {
-        let status = node_status(NodeCapacity { memory_kib: 1024, cpus: 2 }, true, Timestamp::UNIX_EPOCH);
+        let status = node_status(NodeCapacity { memory_kib: 1024, cpus: 2 }, true, Vec::new(), Timestamp::UNIX_EPOCH);
         let allocatable = &status["status"]["allocatable"];
         assert_eq!(
             (&allocatable["memory"], &allocatable["cpu"], &allocatable["pods"]),
             (&json!("1024Ki"), &json!("2"), &json!("0"))
         );
-        let down = node_status(NodeCapacity { memory_kib: 1024, cpus: 2 }, false, Timestamp::UNIX_EPOCH);
+        let down = node_status(NodeCapacity { memory_kib: 1024, cpus: 2 }, false, Vec::new(), Timestamp::UNIX_EPOCH);
         assert_eq!(down["status"]["conditions"][0]["status"], "False");
     }
 }

@@ -16,6 +16,7 @@ mod desired;
 mod disk_fault;
 mod firmware;
 mod guest;
+mod host_stop;
 mod lifecycle;
 mod observed;
 mod orphans;
@@ -35,6 +36,7 @@ pub use desired::{DesiredGuest, FreshVm, GuestKey, NodeView, OvmFacts, OvmView, 
 pub use disk_fault::{DiskFault, Resumes};
 pub use firmware::{FirmwareFacts, firmware_uuid};
 pub use guest::plan_guest;
+pub use host_stop::{HostStopStep, RunningGuest, plan_host_stop};
 pub use observed::{
     DisksState, DomainFacts, DomainSlot, DomainState, JournalFacts, ObservedGuest, OrphanGuard, PausedReason, ProcLook,
     ShutOffReason, StartRecord, Trouble,

@@ -36,6 +36,8 @@ pub struct ObservedGuest {
     pub panic_seen: bool,
     /// What the last pass over all guests without an object decided (E6).
     pub guard: OrphanGuard,
+    /// The host is shutting down: nothing is started on it any more.
+    pub host_stops: bool,
 }
 
 /// What holds the guest's domain name.

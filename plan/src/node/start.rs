@@ -91,6 +91,10 @@ fn start_allowed<'a>(guest: &Guest<'a>, vm: &VmFacts) -> Result<&'a VmFacts, Obs
     let (Some(fresh), Some(check)) = (&guest.desired.fresh, &guest.desired.start_check) else {
         return Err(Obstacle::Unread);
     };
+    if guest.observed.host_stops {
+        let message = "the host is shutting down; the guest starts when it has booted, unless it is placed elsewhere";
+        return Err(Obstacle::Told("HostShuttingDown", message.to_owned()));
+    }
     if let Err(why) = &check.lease {
         return Err(Obstacle::ApiAway(format!("the node's Lease cannot be renewed: {why}")));
     }

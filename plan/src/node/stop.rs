@@ -20,7 +20,7 @@ use super::{
 };
 
 /// A booting guest drops the power button: it is pressed again this often (E3).
-const SIGNAL_INTERVAL: Duration = Duration::from_secs(10);
+pub(super) const SIGNAL_INTERVAL: Duration = Duration::from_secs(10);
 /// How long to wait before the API or /proc is asked again.
 const RETRY: Duration = Duration::from_secs(5);
 /// How long to wait before the record is looked for again: no event tells of it.

@@ -88,6 +88,7 @@ impl World {
             guard: GuardBoard::default(),
             proc_dir,
             processes: ProcBoard::default(),
+            host_stop: Arc::new(crate::node::HostStop::new("/nonexistent".into())),
             pass_wanted: Notify::new(),
         };
         let key = GuestKey { namespace: "ns".to_owned(), name: "vm".to_owned() };

@@ -140,24 +140,35 @@ fn any_observed() -> impl Strategy<Value = ObservedGuest> {
         ready,
         present,
         wanted,
-        (option::weighted(0.2, trouble), option::of(-30i64..1), any::<bool>(), guard),
+        (option::weighted(0.2, trouble), option::of(-30i64..1), any::<bool>(), guard, any::<bool>()),
     )
-        .prop_map(|(slot, proc, journal, ready_for, present, wanted_abi, (trouble, signal, panic_seen, guard))| {
-            ObservedGuest {
-                node_name: NODE.to_owned(),
+        .prop_map(
+            |(
                 slot,
                 proc,
                 journal,
-                disks: DisksState { ready_for, present },
+                ready_for,
+                present,
                 wanted_abi,
-                trouble,
-                last_signal: signal.map(at),
-                disk_faults: Vec::new(),
-                resumes: None,
-                panic_seen,
-                guard,
-            }
-        })
+                (trouble, signal, panic_seen, guard, host_stops),
+            )| {
+                ObservedGuest {
+                    node_name: NODE.to_owned(),
+                    slot,
+                    proc,
+                    journal,
+                    disks: DisksState { ready_for, present },
+                    wanted_abi,
+                    trouble,
+                    last_signal: signal.map(at),
+                    disk_faults: Vec::new(),
+                    resumes: None,
+                    panic_seen,
+                    guard,
+                    host_stops,
+                }
+            },
+        )
 }
 
 proptest! {

@@ -64,7 +64,8 @@ fn what_libvirt_settled_is_published_not_what_was_asked_for() {
 #[test]
 fn s4_no_start_unless_every_read_says_so() {
     type Change = fn(&mut World);
-    let rows: [(&str, Change); 11] = [
+    let rows: [(&str, Change); 12] = [
+        ("the host shuts down", |world| world.observed.host_stops = true),
         ("no lease", |world| {
             world.desired.start_check = Some(StartCheck { lease: Err("away".to_owned()), node: NodeView::InService });
         }),
@@ -123,6 +124,13 @@ fn s4_a_node_that_may_not_start_guests_is_told_to_the_user() {
     let mut world = ready();
     world.desired.start_check = Some(StartCheck { lease: Ok(()), node: NodeView::OutOfService });
     assert_eq!(reason(&written(&world.plan()).unwrap(), "Synchronized").as_deref(), Some("NodeOutOfService"));
+}
+
+#[test]
+fn a_guest_that_waits_for_the_next_boot_says_so() {
+    let mut world = ready();
+    world.observed.host_stops = true;
+    assert_eq!(reason(&written(&world.plan()).unwrap(), "Synchronized").as_deref(), Some("HostShuttingDown"));
 }
 
 #[test]

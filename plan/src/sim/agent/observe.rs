@@ -148,6 +148,7 @@ pub(super) fn observe(
         resumes: None,
         panic_seen: false,
         guard,
+        host_stops: false,
     })
 }
 
