@@ -2,8 +2,8 @@
 //!
 //! It serves built-in kinds, the custom resources that it is given, and routers that the embedding program mounts
 //! (aggregated API groups). It knows nothing of virtual machines: rules that a schema cannot state come in through
-//! [`Admission`]. Clients are kubectl and kube-rs, over TLS with a client certificate, or in process through
-//! [`LocalService`].
+//! [`Admission`], and who may do what who is no administrator through [`AccessRules`]. Clients are kubectl and kube-rs, over
+//! TLS with a client certificate or a bootstrap token, or in process through [`LocalService`].
 //!
 //! ```no_run
 //! # async fn example(crd: k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition)
@@ -20,6 +20,7 @@
 //! # Ok(()) }
 //! ```
 
+mod access;
 mod admission;
 mod auth;
 mod discovery;
@@ -32,6 +33,7 @@ mod registry;
 pub mod schema;
 pub mod selector;
 mod server;
+mod signing;
 mod status;
 mod store;
 pub mod table;
@@ -39,6 +41,7 @@ mod tls;
 mod verbs;
 mod watch;
 
+pub use access::{AccessError, AccessRules};
 pub use admission::{Admission, AdmissionRequest, AdmitAll, Cause, Operation};
 pub use auth::User;
 pub use registry::CrdError;

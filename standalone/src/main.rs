@@ -2,6 +2,7 @@
 //!
 //! Parses, wires and runs; everything else is in the libraries. Ending it, in whatever way, leaves the guests running: the next start finds them.
 
+mod access;
 mod admission;
 mod console;
 mod options;

@@ -15,9 +15,15 @@ pub(crate) struct Options {
     /// Directory for the store, certificates, kubeconfig, images and disks
     #[arg(long, env = "OVM_DATA_DIR", value_name = "DIR", default_value = "/var/lib/ovm")]
     pub(crate) data_dir: PathBuf,
-    /// Address that the API server listens on; port 0 takes a free one
+    /// Address that the API server listens on; port 0 takes a free one. Another than the loopback lets hosts join, and exposes the API to the network
     #[arg(long, env = "OVM_LISTEN", value_name = "ADDR:PORT", default_value = "127.0.0.1:6443")]
     pub(crate) listen: SocketAddr,
+    /// Name or address by which other hosts reach this one; may be repeated, the first is what hosts that join are told [default: the listen address]
+    #[arg(long, env = "OVM_ADVERTISE", value_name = "HOST", value_delimiter = ',')]
+    pub(crate) advertise: Vec<String>,
+    /// Group whose members administer this server: they get DIR/group.kubeconfig (mode 0640). Whoever administers it is root here
+    #[arg(long, env = "OVM_KUBECONFIG_GROUP", value_name = "GROUP")]
+    pub(crate) kubeconfig_group: Option<String>,
     /// The libvirt that runs the guests
     #[arg(long, env = "OVM_LIBVIRT_URI", value_name = "URI", default_value = "qemu:///system")]
     pub(crate) libvirt_uri: String,

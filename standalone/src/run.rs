@@ -1,5 +1,6 @@
 //! Wires the three parts together, and runs them until the process is told to end.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,7 @@ use k8s_openapi::api::core::v1::Namespace;
 use telemetry::Health;
 use telemetry::systemd::{keep_told, tell_stopping};
 
+use crate::access;
 use crate::admission::VirtualMachineRules;
 use crate::console::{AGENT_USER, LocalConsole, name_caller};
 use crate::options::Options;
@@ -66,6 +68,7 @@ pub(crate) async fn run(options: Options) -> Result<()> {
     };
     let mut controller =
         tokio::spawn(controller::run(controller_options, client(&server, "system:ovm-controller"), cancel.clone()));
+    warn_if_exposed(endpoint.local_addr);
     tracing::info!(
         address = %endpoint.local_addr,
         kubeconfig = %endpoint.kubeconfig.display(),
@@ -101,7 +104,30 @@ async fn open_server(options: &Options) -> Result<ApiServer> {
     let mut server = apiserver::Options::new(&options.data_dir, options.listen);
     server.custom_resources = api::crd::all();
     server.admission = Arc::new(VirtualMachineRules);
+    server.access = access::rules()?;
+    server.names.clone_from(&options.advertise);
+    server.kubeconfig_group = options.kubeconfig_group.as_deref().map(group_id).transpose()?;
     Ok(ApiServer::open(server).await?)
+}
+
+/// The id of a group of this host.
+fn group_id(name: &str) -> Result<u32> {
+    let found = nix::unistd::Group::from_name(name).with_context(|| format!("look up group {name}"))?;
+    let group =
+        found.with_context(|| format!("there is no group {name} for --kubeconfig-group; make it, or name another"))?;
+    Ok(group.gid.as_raw())
+}
+
+/// What the network gets to see.
+fn warn_if_exposed(address: SocketAddr) {
+    if !address.ip().is_loopback() {
+        tracing::warn!(
+            %address,
+            "the API is open to the network: whoever reaches this port can read the certificate authority and the addresses in \
+             kube-public/cluster-info, and try credentials; with an administrator's certificate, everything, consoles and root on this host included. \
+             Keep it to the network of the hosts that join"
+        );
+    }
 }
 
 /// A client of our own server, without sockets in between.

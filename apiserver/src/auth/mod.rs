@@ -1,10 +1,14 @@
-//! Who asks: users, and how a client certificate names one.
+//! Who asks: users, and how a client certificate or a bootstrap token names one.
 //!
-//! There is no role-based access control yet: whoever this server's certificate authority vouches for as
-//! `system:masters` may do everything, everybody else nothing.
+//! Whoever this server's certificate authority vouches for as `system:masters` may do everything, everybody else what the
+//! [access rules](crate::AccessRules) say.
 
+mod bootstrap_token;
 mod certificate;
 
+use std::collections::BTreeMap;
+
+pub(crate) use bootstrap_token::from_bearer;
 pub(crate) use certificate::from_certificate;
 
 /// An authenticated user. Every request that reaches a mounted router carries it as a request extension.
@@ -14,6 +18,8 @@ pub struct User {
     pub name: String,
     /// Groups: a client certificate's organizations, and `system:authenticated`.
     pub groups: Vec<String>,
+    /// What else is known, by name: `authentication.kubernetes.io/credential-id` of a client certificate.
+    pub extra: BTreeMap<String, Vec<String>>,
 }
 
 /// The group that may do everything.
@@ -22,6 +28,10 @@ pub(crate) const MASTERS: &str = "system:masters";
 /// The group of every user that has proved who it is.
 pub(crate) const AUTHENTICATED: &str = "system:authenticated";
 
+/// Name and group of whoever does not say who it is.
+const ANONYMOUS: &str = "system:anonymous";
+const UNAUTHENTICATED: &str = "system:unauthenticated";
+
 impl User {
     /// A user of the given groups; `system:authenticated` is added.
     pub fn new(name: impl Into<String>, groups: impl IntoIterator<Item = String>) -> Self {
@@ -29,7 +39,17 @@ impl User {
         if !groups.iter().any(|group| group == AUTHENTICATED) {
             groups.push(AUTHENTICATED.to_owned());
         }
-        Self { name: name.into(), groups }
+        Self { name: name.into(), groups, extra: BTreeMap::new() }
+    }
+
+    /// Whoever does not say who it is.
+    pub(crate) fn anonymous() -> Self {
+        Self { name: ANONYMOUS.to_owned(), groups: vec![UNAUTHENTICATED.to_owned()], extra: BTreeMap::new() }
+    }
+
+    /// Whether the user has not said who it is.
+    pub(crate) fn is_anonymous(&self) -> bool {
+        self.name == ANONYMOUS
     }
 
     /// A part of the embedding program, e.g. `system:ovm-controller`: may do everything.

@@ -1,6 +1,7 @@
 //! `components.schemas`: of built-in kinds from `k8s_openapi`, of custom resources from their CRD.
 
 use k8s_openapi::api::apps::v1::ControllerRevision;
+use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Secret};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -46,6 +47,7 @@ pub(super) fn builtin_component(kind: Builtin) -> String {
         Builtin::PersistentVolumeClaim => PersistentVolumeClaim::schema_name(),
         Builtin::Lease => Lease::schema_name(),
         Builtin::ControllerRevision => ControllerRevision::schema_name(),
+        Builtin::CertificateSigningRequest => CertificateSigningRequest::schema_name(),
         Builtin::CustomResourceDefinition => CustomResourceDefinition::schema_name(),
     }
     .into_owned()
@@ -100,6 +102,7 @@ fn add_builtin(kind: Builtin, generator: &mut SchemaGenerator) {
         Builtin::PersistentVolumeClaim => generator.subschema_for::<PersistentVolumeClaim>(),
         Builtin::Lease => generator.subschema_for::<Lease>(),
         Builtin::ControllerRevision => generator.subschema_for::<ControllerRevision>(),
+        Builtin::CertificateSigningRequest => generator.subschema_for::<CertificateSigningRequest>(),
         Builtin::CustomResourceDefinition => generator.subschema_for::<CustomResourceDefinition>(),
     };
 }

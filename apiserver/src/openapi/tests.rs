@@ -46,7 +46,14 @@ fn the_index_names_every_group_version_once() {
     let paths: Vec<&String> = index["paths"].as_object().unwrap().keys().collect();
     assert_eq!(
         paths,
-        ["api/v1", "apis/apiextensions.k8s.io/v1", "apis/apps/v1", "apis/coordination.k8s.io/v1", "apis/example.io/v1"]
+        [
+            "api/v1",
+            "apis/apiextensions.k8s.io/v1",
+            "apis/apps/v1",
+            "apis/certificates.k8s.io/v1",
+            "apis/coordination.k8s.io/v1",
+            "apis/example.io/v1"
+        ]
     );
     assert_eq!(index["paths"]["apis/example.io/v1"]["serverRelativeURL"], "/openapi/v3/apis/example.io/v1");
 }

@@ -60,6 +60,8 @@ const TABLE: &[Row] = &[
     row("apps", "ControllerRevision", "controllerrevisions", "controllerrevision", NONE),
     row("apiextensions.k8s.io", "CustomResourceDefinition", "customresourcedefinitions", "customresourcedefinition", &["crd", "crds"])
         .cluster().with_status().is(Behavior::Definition),
+    row("certificates.k8s.io", "CertificateSigningRequest", "certificatesigningrequests", "certificatesigningrequest", &["csr"])
+        .cluster().with_status().is(Behavior::SigningRequest),
     row("authentication.k8s.io", "SelfSubjectReview", "selfsubjectreviews", "selfsubjectreview", NONE)
         .cluster().verbs(Verbs::CreateOnly).is(Behavior::SelfSubjectReview),
     row("authorization.k8s.io", "SelfSubjectAccessReview", "selfsubjectaccessreviews", "selfsubjectaccessreview", NONE)

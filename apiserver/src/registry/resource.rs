@@ -45,6 +45,8 @@ pub(crate) enum Behavior {
     EventsView,
     /// Defines custom resources.
     Definition,
+    /// Says who asked, and is signed when it is approved.
+    SigningRequest,
     /// Answered from who asks.
     SelfSubjectReview,
     /// Answered from what the user may do.

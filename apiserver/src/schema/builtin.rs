@@ -4,6 +4,7 @@
 //! checks beyond the shape is checked here where a client of ours could trip over it.
 
 use k8s_openapi::api::apps::v1::ControllerRevision;
+use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Secret};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -40,6 +41,8 @@ pub enum Builtin {
     Lease,
     /// `apps/v1` ControllerRevision.
     ControllerRevision,
+    /// `certificates.k8s.io/v1` CertificateSigningRequest.
+    CertificateSigningRequest,
     /// `apiextensions.k8s.io/v1` CustomResourceDefinition.
     CustomResourceDefinition,
 }
@@ -56,7 +59,7 @@ pub struct DecodeError {
 
 impl Builtin {
     /// Every built-in kind.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Namespace,
         Self::Node,
         Self::Event,
@@ -66,6 +69,7 @@ impl Builtin {
         Self::PersistentVolumeClaim,
         Self::Lease,
         Self::ControllerRevision,
+        Self::CertificateSigningRequest,
         Self::CustomResourceDefinition,
     ];
 
@@ -79,6 +83,7 @@ impl Builtin {
         match self {
             Self::Lease => "coordination.k8s.io",
             Self::ControllerRevision => "apps",
+            Self::CertificateSigningRequest => "certificates.k8s.io",
             Self::CustomResourceDefinition => "apiextensions.k8s.io",
             _ => "",
         }
@@ -101,6 +106,7 @@ impl Builtin {
             Self::PersistentVolumeClaim => "PersistentVolumeClaim",
             Self::Lease => "Lease",
             Self::ControllerRevision => "ControllerRevision",
+            Self::CertificateSigningRequest => "CertificateSigningRequest",
             Self::CustomResourceDefinition => "CustomResourceDefinition",
         }
     }
@@ -117,6 +123,7 @@ impl Builtin {
             Self::PersistentVolumeClaim => "persistentvolumeclaims",
             Self::Lease => "leases",
             Self::ControllerRevision => "controllerrevisions",
+            Self::CertificateSigningRequest => "certificatesigningrequests",
             Self::CustomResourceDefinition => "customresourcedefinitions",
         }
     }
@@ -128,6 +135,7 @@ impl Builtin {
             | Self::Node
             | Self::PersistentVolume
             | Self::PersistentVolumeClaim
+            | Self::CertificateSigningRequest
             | Self::CustomResourceDefinition => true,
             Self::Event | Self::Secret | Self::ConfigMap | Self::Lease | Self::ControllerRevision => false,
         }
@@ -135,7 +143,14 @@ impl Builtin {
 
     /// Whether objects live in a namespace.
     pub fn is_namespaced(self) -> bool {
-        !matches!(self, Self::Namespace | Self::Node | Self::PersistentVolume | Self::CustomResourceDefinition)
+        !matches!(
+            self,
+            Self::Namespace
+                | Self::Node
+                | Self::PersistentVolume
+                | Self::CertificateSigningRequest
+                | Self::CustomResourceDefinition
+        )
     }
 
     /// Brings `object` into the stored form: typed, unknown fields removed, the real server's defaults filled in.
@@ -154,6 +169,7 @@ impl Builtin {
             Self::PersistentVolumeClaim => self.round_trip::<PersistentVolumeClaim>(object),
             Self::Lease => self.round_trip::<Lease>(object),
             Self::ControllerRevision => self.round_trip::<ControllerRevision>(object),
+            Self::CertificateSigningRequest => self.round_trip::<CertificateSigningRequest>(object),
             Self::CustomResourceDefinition => self.round_trip::<CustomResourceDefinition>(object),
         }?;
         self.apply_defaults(object);
@@ -258,6 +274,7 @@ impl Builtin {
             Self::Node => validate_taints(object, causes),
             Self::PersistentVolume => storage::validate_volume(object, causes),
             Self::PersistentVolumeClaim => storage::validate_claim(object, causes),
+            Self::CertificateSigningRequest => causes.extend(crate::signing::causes(object)),
             Self::Namespace | Self::ControllerRevision | Self::CustomResourceDefinition => {}
         }
     }

@@ -64,6 +64,7 @@ impl SelectableFields {
             }
             Builtin::Secret => add("type", &["/type"]),
             Builtin::Namespace => add("status.phase", &["/status/phase"]),
+            Builtin::CertificateSigningRequest => add("spec.signerName", &["/spec/signerName"]),
             Builtin::Node => {
                 fields.push(Field { absent: "false", ..Field::of("spec.unschedulable", &["/spec/unschedulable"]) });
             }

@@ -2,6 +2,9 @@
 
 use std::collections::HashSet;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use serde_json::json;
 
@@ -20,6 +23,39 @@ const NAMESPACE_STORAGE: &str = "namespaces";
 
 /// Where definitions are filed.
 const DEFINITION_STORAGE: &str = "customresourcedefinitions.apiextensions.k8s.io";
+
+/// By which clients that do not know this server yet get to know it.
+pub(super) const CLUSTER_INFO_NAMESPACE: &str = "kube-public";
+pub(super) const CLUSTER_INFO: &str = "cluster-info";
+
+/// Says address and authority in ConfigMap `kube-public/cluster-info`, as kubeadm does.
+pub(super) async fn put_cluster_info(store: &Store, url: &str, authority_pem: &str) -> Result<(), StartError> {
+    let authority = STANDARD.encode(authority_pem);
+    let kubeconfig = format!(
+        "apiVersion: v1\nkind: Config\nclusters:\n- name: \"\"\n  cluster:\n    server: {url}\n    certificate-authority-data: {authority}\n"
+    );
+    let (namespace, name) = (CLUSTER_INFO_NAMESPACE.to_owned(), CLUSTER_INFO.to_owned());
+    let key = Key { resource: "configmaps".into(), namespace, name };
+    let data = json!({"kubeconfig": kubeconfig});
+    let mutation = if let Some(stored) = store.get(&key).await.map_err(StartError::store)? {
+        let old = parse_stored(&key, &stored).map_err(StartError::store)?;
+        let mut object = old.clone();
+        object.root_mut().insert("data".to_owned(), data);
+        let version = stored.version;
+        (object != old).then(|| Mutation::Update { key, version, object, before: None, expires: None })
+    } else {
+        let mut value = json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "data": data,
+            "metadata": {"name": CLUSTER_INFO, "namespace": CLUSTER_INFO_NAMESPACE},
+        });
+        stamp(&mut value);
+        Object::new(value).map(|object| Mutation::Create { key, object, expires: None })
+    };
+    match mutation {
+        Some(mutation) => store.write(vec![mutation]).await.map(drop).map_err(StartError::bootstrap),
+        None => Ok(()),
+    }
+}
 
 /// Makes what is missing, in one transaction, and returns what is served.
 pub(super) async fn bootstrap(

@@ -3,10 +3,11 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::body::Body;
-use http::Request;
+use http::{Request, header};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -15,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
 use super::Core;
-use crate::auth::{User, from_certificate};
+use crate::auth::{User, from_bearer, from_certificate};
 use crate::status::ApiError;
 
 /// How long a client may take for its handshake, and for the head of a request. Guests may reach this port.
@@ -41,10 +42,11 @@ pub(super) async fn serve(core: Arc<Core>, acceptor: TlsAcceptor, socket: TcpStr
     let user = certificates.and_then(|chain| chain.first()).and_then(from_certificate);
     let shutdown = core.shutdown.clone();
     // Whoever is nobody is told so, and may not hold the connection.
-    let patience = if user.is_some() { None } else { Some(HANDSHAKE_TIMEOUT) };
+    let is_known = Arc::new(AtomicBool::new(user.is_some()));
+    let known = Arc::clone(&is_known);
     let service = service_fn(move |request| {
-        let (core, user) = (Arc::clone(&core), user.clone());
-        async move { Ok::<_, Infallible>(answer(core, user, request).await) }
+        let (core, user, known) = (Arc::clone(&core), user.clone(), Arc::clone(&known));
+        async move { Ok::<_, Infallible>(answer(core, user, &known, request).await) }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HANDSHAKE_TIMEOUT);
@@ -57,23 +59,39 @@ pub(super) async fn serve(core: Arc<Core>, acceptor: TlsAcceptor, socket: TcpStr
             connection.as_mut().graceful_shutdown();
             connection.await
         }
-        () = expire(patience) => return,
+        () = expire(&is_known) => return,
     };
     if let Err(error) = result {
         tracing::debug!(%peer, %error, "connection ended");
     }
 }
 
-/// Returns after `patience`; never without one.
-async fn expire(patience: Option<Duration>) {
-    match patience {
-        Some(patience) => tokio::time::sleep(patience).await,
-        None => std::future::pending().await,
+/// Returns when nobody who is known has asked for a while; never once somebody has.
+async fn expire(is_known: &AtomicBool) {
+    tokio::time::sleep(HANDSHAKE_TIMEOUT).await;
+    if is_known.load(Ordering::Relaxed) {
+        std::future::pending::<()>().await;
     }
 }
 
-async fn answer(core: Arc<Core>, user: Option<User>, request: Request<Incoming>) -> http::Response<Body> {
-    let Some(user) = user else { return ApiError::unauthorized().to_response() };
+/// `user`: whom the connection's certificate names. Without one, a token of the request may.
+async fn answer(
+    core: Arc<Core>,
+    user: Option<User>,
+    is_known: &AtomicBool,
+    request: Request<Incoming>,
+) -> http::Response<Body> {
+    let user = match user {
+        Some(user) => user,
+        None if request.headers().contains_key(header::AUTHORIZATION) => {
+            let Some(user) = from_bearer(request.headers(), &core.store).await else {
+                return ApiError::unauthorized().to_response();
+            };
+            is_known.store(true, Ordering::Relaxed);
+            user
+        }
+        None => User::anonymous(),
+    };
     let mut request = request.map(Body::new);
     request.extensions_mut().insert(user);
     core.handle(request).await

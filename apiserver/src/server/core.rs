@@ -1,15 +1,17 @@
 //! What every request handler shares.
 
 use std::collections::HashSet;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, OnceLock, RwLock};
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Mount;
+use crate::access::AccessRules;
 use crate::admission::{Admission, Cause};
 use crate::object::Object;
 use crate::registry::{self, Behavior, CrdError, Definition, Registry, Resource};
+use crate::signing::Signer;
 use crate::status::{ApiError, chain};
 use crate::store::{Store, StoreError};
 
@@ -17,6 +19,9 @@ use crate::store::{Store, StoreError};
 pub(crate) struct Core {
     pub(crate) store: Store,
     pub(crate) admission: Arc<dyn Admission>,
+    pub(crate) access: AccessRules,
+    /// Signs approved requests; there from when the server listens.
+    pub(crate) signer: OnceLock<Signer>,
     registry: RwLock<Arc<Registry>>,
     mounts: RwLock<Arc<Vec<Mount>>>,
     /// Names of the definitions that the embedding program gave.
@@ -28,10 +33,17 @@ pub(crate) struct Core {
 }
 
 impl Core {
-    pub(super) fn new(store: Store, admission: Arc<dyn Admission>, registry: Registry, given: HashSet<String>) -> Self {
+    pub(super) fn new(
+        store: Store,
+        (admission, access): (Arc<dyn Admission>, AccessRules),
+        registry: Registry,
+        given: HashSet<String>,
+    ) -> Self {
         Self {
             store,
             admission,
+            access,
+            signer: OnceLock::new(),
             registry: RwLock::new(Arc::new(registry)),
             mounts: RwLock::default(),
             given,

@@ -7,6 +7,8 @@ use http::{HeaderMap, Method, Request, Response};
 use tower::ServiceExt;
 
 use super::Core;
+use super::bootstrap::{CLUSTER_INFO, CLUSTER_INFO_NAMESPACE};
+use crate::access::Wish;
 use crate::auth::User;
 use crate::discovery;
 use crate::http::query::Query;
@@ -29,8 +31,7 @@ async fn answer(core: &Arc<Core>, request: Request<Body>) -> Result<Response<Bod
     let user = request.extensions().get::<User>().cloned().ok_or_else(ApiError::unauthorized)?;
     let path = request.uri().path();
     if !user.is_master() {
-        let why = format!("User \"{}\" cannot access {path}: only members of system:masters may", user.name);
-        return Err(ApiError::forbidden("", "", "", &why));
+        authorize(core, &user, &request)?;
     }
     let mounts = core.mounts();
     let mounted = mounts
@@ -49,6 +50,59 @@ async fn answer(core: &Arc<Core>, request: Request<Body>) -> Result<Response<Bod
     }
     let query = Query::parse(request.uri())?;
     document(core, &route, &query, request.headers()).await
+}
+
+/// Whether somebody who is no administrator may.
+fn authorize(core: &Core, user: &User, request: &Request<Body>) -> Result<(), ApiError> {
+    let path = request.uri().path();
+    let route = Route::parse(path).ok_or_else(ApiError::no_such_resource)?;
+    let Route::Resource(target) = route else {
+        // What there is to be asked for is no secret to whoever is somebody.
+        return if user.is_anonymous() { Err(ApiError::unauthorized()) } else { Ok(()) };
+    };
+    let is_watch = request.method() == Method::GET && Query::parse(request.uri())?.watch;
+    let verb = match (request.method().as_str(), target.name.is_some()) {
+        ("GET" | "HEAD", _) if is_watch => "watch",
+        ("GET" | "HEAD", true) => "get",
+        ("GET" | "HEAD", false) => "list",
+        ("POST", _) => "create",
+        ("PUT", _) => "update",
+        ("PATCH", _) => "patch",
+        ("DELETE", true) => "delete",
+        ("DELETE", false) => "deletecollection",
+        _ => return Err(ApiError::method_not_allowed()),
+    };
+    let wish = Wish {
+        verb,
+        group: &target.group,
+        resource: &target.plural,
+        subresource: target.subresource.as_deref(),
+        namespace: target.namespace.as_deref(),
+        name: target.name.as_deref(),
+    };
+    if is_cluster_info(&wish) || core.access.allows(user, &wish) {
+        return Ok(());
+    }
+    if user.is_anonymous() {
+        return Err(ApiError::unauthorized());
+    }
+    let name = target.name.as_deref().unwrap_or_default();
+    let resource =
+        target.subresource.as_ref().map_or_else(|| target.plural.clone(), |sub| format!("{}/{sub}", target.plural));
+    let scope = target
+        .namespace
+        .as_ref()
+        .map_or_else(|| "at the cluster scope".to_owned(), |namespace| format!("in the namespace {namespace:?}"));
+    let why =
+        format!("User {:?} cannot {verb} resource {resource:?} in API group {:?} {scope}", user.name, target.group);
+    Err(ApiError::forbidden(&target.group, &target.plural, name, &why))
+}
+
+/// By which clients that do not know this server yet get to know it: readable by everybody, as kubeadm has it.
+fn is_cluster_info(wish: &Wish<'_>) -> bool {
+    wish.verb == "get"
+        && (wish.group, wish.resource, wish.subresource) == ("", "configmaps", None)
+        && (wish.namespace, wish.name) == (Some(CLUSTER_INFO_NAMESPACE), Some(CLUSTER_INFO))
 }
 
 /// Paths that describe the server itself.
@@ -175,6 +229,7 @@ fn part(resource: &Resource, target: &Target) -> Result<Part, ApiError> {
         None => Ok(Part::Main),
         Some("status") if resource.has_status => Ok(Part::Status),
         Some("finalize") if resource.behavior == Behavior::Namespace => Ok(Part::Finalize),
+        Some("approval") if resource.behavior == Behavior::SigningRequest => Ok(Part::Approval),
         Some(_) => Err(ApiError::no_such_resource()),
     }
 }

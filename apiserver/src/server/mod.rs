@@ -42,6 +42,8 @@ pub struct ApiServer {
     core: Arc<Core>,
     data_dir: Arc<DataDir>,
     listen: SocketAddr,
+    names: Arc<Vec<String>>,
+    kubeconfig_group: Option<u32>,
 }
 
 /// Where a listening server is reached.
@@ -67,9 +69,15 @@ impl ApiServer {
         let registry = bootstrap::bootstrap(&store, &options.custom_resources).await?;
         let given: HashSet<String> =
             options.custom_resources.iter().filter_map(|crd| crd.metadata.name.clone()).collect();
-        let core = Arc::new(Core::new(store, options.admission, registry, given));
+        let core = Arc::new(Core::new(store, (options.admission, options.access), registry, given));
         core.tasks.spawn(gc::run(Arc::clone(&core), heard));
-        Ok(Self { core, data_dir: Arc::new(data_dir), listen: options.listen })
+        Ok(Self {
+            core,
+            data_dir: Arc::new(data_dir),
+            listen: options.listen,
+            names: Arc::new(options.names),
+            kubeconfig_group: options.kubeconfig_group,
+        })
     }
 
     /// A transport for `kube::Client::new` that reaches this server in process, authenticated as `user`.
@@ -90,9 +98,16 @@ impl ApiServer {
         let bind = |source| StartError::Bind { address: self.listen, source };
         let listener = tokio::net::TcpListener::bind(self.listen).await.map_err(bind)?;
         let local_addr = listener.local_addr().map_err(bind)?;
-        let identity = tls::Identity::load_or_make(self.data_dir.path(), self.listen.ip())?;
+        let identity = tls::Identity::load_or_make(self.data_dir.path(), self.listen.ip(), &self.names)?;
         let kubeconfig = identity.write_kubeconfig(self.data_dir.path(), local_addr)?;
+        if let Some(group) = self.kubeconfig_group {
+            identity.write_group_kubeconfig(self.data_dir.path(), local_addr, group)?;
+        }
+        let url = tls::url(local_addr, self.names.first().map(String::as_str));
+        bootstrap::put_cluster_info(&self.core.store, &url, identity.authority_pem()).await?;
         let acceptor = identity.acceptor()?;
+        // Set once: a second listen has the same authority.
+        let _ = self.core.signer.set(identity.signer());
         self.core.tasks.spawn(listener::serve(Arc::clone(&self.core), listener, acceptor));
         Ok(Endpoint { local_addr, kubeconfig })
     }

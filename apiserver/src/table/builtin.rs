@@ -83,6 +83,14 @@ pub(super) fn columns(kind: Builtin) -> Vec<Column> {
             count("Revision", |o, _| o.get("revision").cloned().unwrap_or_default()),
             age_column(),
         ],
+        Builtin::CertificateSigningRequest => vec![
+            name_column(),
+            age_column(),
+            computed("SignerName", 0, |o, _| text(o, "/spec/signerName")),
+            computed("Requestor", 0, |o, _| text(o, "/spec/username")),
+            computed("RequestedDuration", 0, |o, _| Value::from(requested_duration(o))),
+            computed("Condition", 0, |o, _| Value::from(request_condition(o))),
+        ],
         Builtin::CustomResourceDefinition => {
             vec![
                 name_column(),
@@ -121,6 +129,25 @@ fn claim_of(volume: &Value) -> String {
         Some(claim) if claim.is_object() => format!("{}/{}", text_str(claim, "/namespace"), text_str(claim, "/name")),
         _ => String::new(),
     }
+}
+
+fn requested_duration(request: &Value) -> String {
+    let seconds = request.pointer("/spec/expirationSeconds").and_then(Value::as_i64);
+    seconds.map_or_else(|| "<none>".to_owned(), super::age::human_duration)
+}
+
+/// What has become of a signing request.
+fn request_condition(request: &Value) -> String {
+    let conditions = request.pointer("/status/conditions").and_then(Value::as_array);
+    let has = |kind: &str| conditions.into_iter().flatten().any(|condition| condition["type"] == kind);
+    let mut said: Vec<&str> = ["Denied", "Approved", "Failed"].into_iter().filter(|kind| has(kind)).collect();
+    if said.is_empty() {
+        said.push("Pending");
+    }
+    if request.pointer("/status/certificate").is_some_and(|certificate| !certificate.is_null()) {
+        said.push("Issued");
+    }
+    said.join(",")
 }
 
 fn node_columns() -> Vec<Column> {

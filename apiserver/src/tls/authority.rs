@@ -1,6 +1,7 @@
 //! The certificate authority of an installation.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use time::{Duration, OffsetDateTime};
@@ -16,7 +17,7 @@ const RENEW_WITHIN: Duration = Duration::days(365);
 
 /// Signs the server's and the administrator's certificate.
 pub(super) struct Authority {
-    issuer: Issuer<'static, KeyPair>,
+    issuer: Arc<Issuer<'static, KeyPair>>,
     certificate_pem: String,
 }
 
@@ -27,6 +28,10 @@ impl Authority {
 
     pub(super) fn issuer(&self) -> &Issuer<'static, KeyPair> {
         &self.issuer
+    }
+
+    pub(super) fn shared_issuer(&self) -> Arc<Issuer<'static, KeyPair>> {
+        Arc::clone(&self.issuer)
     }
 
     /// Reads the authority, or makes one.
@@ -42,7 +47,7 @@ impl Authority {
                 read().map_err(|error| failed("read certificate authority", &certificate_path)(error.into()))?;
             let ends = leaf::ends(&certificate_pem);
             if ends.is_some_and(|ends| ends > OffsetDateTime::now_utc() + RENEW_WITHIN) {
-                return Ok(Self { issuer, certificate_pem });
+                return Ok(Self { issuer: Arc::new(issuer), certificate_pem });
             }
         }
         let make = || {
@@ -56,7 +61,7 @@ impl Authority {
             make().map_err(|error| failed("make certificate authority", &certificate_path)(error.into()))?;
         files::write_private(&key_path, key_pem.as_bytes())?;
         files::write_private(&certificate_path, certificate_pem.as_bytes())?;
-        Ok(Self { issuer, certificate_pem })
+        Ok(Self { issuer: Arc::new(issuer), certificate_pem })
     }
 }
 

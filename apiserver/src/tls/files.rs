@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::Path;
 
 use crate::server::StartError;
@@ -41,6 +41,18 @@ pub(super) fn write_private(path: &Path, bytes: &[u8]) -> Result<(), StartError>
         fs::rename(&temporary, path)
     };
     write().map_err(unusable(path))
+}
+
+/// As [`write_private`], and then lets a group read it.
+pub(super) fn write_for_group(path: &Path, bytes: &[u8], group: u32) -> Result<(), StartError> {
+    let unfinished = path.with_extension("unfinished");
+    write_private(&unfinished, bytes)?;
+    let finish = || {
+        chown(&unfinished, None, Some(group))?;
+        fs::set_permissions(&unfinished, fs::Permissions::from_mode(0o640))?;
+        fs::rename(&unfinished, path)
+    };
+    finish().map_err(unusable(path))
 }
 
 /// As [`write_private`], unless the file has this text already.

@@ -9,16 +9,20 @@ use super::leaf::Leaf;
 /// Name of cluster, user and context in the file.
 const NAME: &str = "ovm";
 
-/// The file's text. It holds the administrator's key: whoever reads it may do everything.
-pub(super) fn render(address: SocketAddr, authority_pem: &str, admin: &Leaf) -> String {
-    let encode = |pem: &str| base64::engine::general_purpose::STANDARD.encode(pem);
-    // Nobody can connect to "all addresses"; this file is for this host.
+/// Nobody can connect to "all addresses"; this is for this host.
+pub(super) fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::from(Ipv4Addr::LOCALHOST),
         IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::from(Ipv6Addr::LOCALHOST),
         ip => ip,
     };
-    let server = SocketAddr::new(ip, address.port());
+    SocketAddr::new(ip, address.port())
+}
+
+/// The file's text. It holds the administrator's key: whoever reads it may do everything.
+pub(super) fn render(address: SocketAddr, authority_pem: &str, admin: &Leaf) -> String {
+    let encode = |pem: &str| base64::engine::general_purpose::STANDARD.encode(pem);
+    let server = reachable(address);
     format!(
         "apiVersion: v1
 kind: Config

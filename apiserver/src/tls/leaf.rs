@@ -25,15 +25,22 @@ const RENEW_WITHIN: Duration = Duration::days(180);
 /// Name of the administrator, as kubeadm has it.
 const ADMIN_NAME: &str = "kubernetes-admin";
 
+/// Name of whoever has the group's kubeconfig.
+const GROUP_MEMBER_NAME: &str = "group-member";
+
 /// What a certificate is for.
 pub(super) enum Purpose {
     /// Proves the server to clients.
     Server {
         /// The address that clients will connect to.
         listen: IpAddr,
+        /// Other names and addresses of it.
+        names: Vec<String>,
     },
     /// Proves the administrator to the server.
     Admin,
+    /// Proves a member of the group that administers the server.
+    GroupMember,
 }
 
 /// A certificate and its key, as PEM.
@@ -47,19 +54,26 @@ impl Purpose {
         match self {
             Self::Server { .. } => "server",
             Self::Admin => "admin",
+            Self::GroupMember => "group",
         }
     }
 
     /// Names that clients may know the server by.
     fn alternative_names(&self) -> Result<Vec<SanType>, rcgen::Error> {
-        let Self::Server { listen } = self else { return Ok(Vec::new()) };
+        let Self::Server { listen, names: others } = self else { return Ok(Vec::new()) };
         let mut names = Vec::new();
-        for name in ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"] {
+        let mut addresses = vec![IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)];
+        let (others_addresses, other_names): (Vec<_>, Vec<_>) =
+            others.iter().partition(|name| name.parse::<IpAddr>().is_ok());
+        let own = ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"];
+        for name in own.into_iter().chain(other_names.into_iter().map(String::as_str)) {
             names.push(SanType::DnsName(name.try_into()?));
         }
-        let mut addresses = vec![IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)];
-        if !addresses.contains(listen) && !listen.is_unspecified() {
-            addresses.push(*listen);
+        let given = others_addresses.into_iter().filter_map(|address| address.parse().ok());
+        for address in std::iter::once(*listen).chain(given) {
+            if !addresses.contains(&address) && !address.is_unspecified() {
+                addresses.push(address);
+            }
         }
         names.extend(addresses.into_iter().map(SanType::IpAddress));
         Ok(names)
@@ -71,14 +85,15 @@ impl Purpose {
         let name = match self {
             Self::Server { .. } => "ovm-apiserver",
             Self::Admin => ADMIN_NAME,
+            Self::GroupMember => GROUP_MEMBER_NAME,
         };
         params.distinguished_name.push(DnType::CommonName, name);
-        if matches!(self, Self::Admin) {
+        if matches!(self, Self::Admin | Self::GroupMember) {
             params.distinguished_name.push(DnType::OrganizationName, MASTERS);
         }
         params.extended_key_usages = vec![match self {
             Self::Server { .. } => ExtendedKeyUsagePurpose::ServerAuth,
-            Self::Admin => ExtendedKeyUsagePurpose::ClientAuth,
+            Self::Admin | Self::GroupMember => ExtendedKeyUsagePurpose::ClientAuth,
         }];
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.subject_alt_names = self.alternative_names()?;
@@ -131,11 +146,23 @@ fn is_usable(certificate_pem: &str, key_pem: &str, authority: &Authority, purpos
     // The authority's name is its own, so a certificate of a former one shows.
     let is_ours = certificate.issuer() == issuer.subject();
     let lasts = certificate.validity().not_after.to_datetime() > OffsetDateTime::now_utc() + RENEW_WITHIN;
-    let listen = match purpose {
-        Purpose::Server { listen } if !listen.is_unspecified() => Some(*listen),
-        _ => None,
+    let names_all = match purpose {
+        Purpose::Server { listen, names } => {
+            (listen.is_unspecified() || names_address(&certificate, *listen))
+                && names.iter().all(|name| match name.parse() {
+                    Ok(address) => names_address(&certificate, address),
+                    Err(_) => names_host(&certificate, name),
+                })
+        }
+        Purpose::Admin | Purpose::GroupMember => true,
     };
-    Some(is_pair && is_ours && lasts && listen.is_none_or(|listen| names_address(&certificate, listen)))
+    Some(is_pair && is_ours && lasts && names_all)
+}
+
+fn names_host(certificate: &X509Certificate<'_>, host: &str) -> bool {
+    let names = certificate.subject_alternative_name().ok().flatten();
+    let names = names.iter().flat_map(|extension| &extension.value.general_names);
+    names.into_iter().any(|name| matches!(name, GeneralName::DNSName(found) if *found == host))
 }
 
 fn names_address(certificate: &X509Certificate<'_>, address: IpAddr) -> bool {

@@ -20,6 +20,7 @@ use rustls::{RootCertStore, ServerConfig};
 use tokio_rustls::TlsAcceptor;
 
 use crate::server::StartError;
+use crate::signing::Signer;
 use authority::Authority;
 use leaf::{Leaf, Purpose};
 
@@ -29,11 +30,23 @@ const DIRECTORY: &str = "pki";
 /// Name of the administrator's kubeconfig in the data directory.
 const KUBECONFIG: &str = "kubeconfig";
 
+/// Name of the kubeconfig for a group.
+const GROUP_KUBECONFIG: &str = "group.kubeconfig";
+
 /// Keys and certificates of a server.
 pub(crate) struct Identity {
     authority: Authority,
     server: Leaf,
     admin: Leaf,
+}
+
+/// The URL at which clients reach the server: by a name of its own, if it has one.
+pub(crate) fn url(address: SocketAddr, name: Option<&str>) -> String {
+    match name {
+        Some(name) if name.contains(':') => format!("https://[{name}]:{}", address.port()),
+        Some(name) => format!("https://{name}:{}", address.port()),
+        None => format!("https://{}", kubeconfig::reachable(address)),
+    }
 }
 
 /// A failed step with a key or certificate file.
@@ -44,11 +57,12 @@ fn failed(operation: &'static str, path: &Path) -> impl FnOnce(Box<dyn std::erro
 
 impl Identity {
     /// Reads keys and certificates; makes those that are missing, end soon or do not fit.
-    pub(crate) fn load_or_make(data_dir: &Path, listen: IpAddr) -> Result<Self, StartError> {
+    /// `names`: names and addresses of the server, beside the loopback and the listen address.
+    pub(crate) fn load_or_make(data_dir: &Path, listen: IpAddr, names: &[String]) -> Result<Self, StartError> {
         let directory = data_dir.join(DIRECTORY);
         files::make_directory(&directory)?;
         let authority = Authority::load_or_make(&directory)?;
-        let server = Leaf::load_or_make(&directory, &authority, &Purpose::Server { listen })?;
+        let server = Leaf::load_or_make(&directory, &authority, &Purpose::Server { listen, names: names.to_vec() })?;
         let admin = Leaf::load_or_make(&directory, &authority, &Purpose::Admin)?;
         Ok(Self { authority, server, admin })
     }
@@ -59,6 +73,28 @@ impl Identity {
         let text = kubeconfig::render(address, self.authority.certificate_pem(), &self.admin);
         files::write_private_if_changed(&path, text.as_bytes())?;
         Ok(path)
+    }
+
+    /// Writes a kubeconfig of an administrator for the members of a group (0640).
+    pub(crate) fn write_group_kubeconfig(
+        &self,
+        data_dir: &Path,
+        address: SocketAddr,
+        group: u32,
+    ) -> Result<(), StartError> {
+        let member = Leaf::load_or_make(&data_dir.join(DIRECTORY), &self.authority, &Purpose::GroupMember)?;
+        let text = kubeconfig::render(address, self.authority.certificate_pem(), &member);
+        files::write_for_group(&data_dir.join(GROUP_KUBECONFIG), text.as_bytes(), group)
+    }
+
+    /// The authority's certificate (PEM).
+    pub(crate) fn authority_pem(&self) -> &str {
+        self.authority.certificate_pem()
+    }
+
+    /// Signs clients' certificates with the authority.
+    pub(crate) fn signer(&self) -> Signer {
+        Signer::new(self.authority.shared_issuer())
     }
 
     /// TLS for the listener. Clients without a certificate get as far as a 401; one of another authority fails the

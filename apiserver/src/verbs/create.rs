@@ -9,7 +9,9 @@ use super::{Call, Reply};
 use crate::admission::Operation;
 use crate::http::body;
 use crate::object::{Object, generate_name};
+use crate::registry::Behavior;
 use crate::schema;
+use crate::signing;
 use crate::status::ApiError;
 use crate::store::{Mutation, WriteError};
 
@@ -25,6 +27,9 @@ pub(crate) async fn create(call: &Call<'_>, headers: &HeaderMap, bytes: &Bytes) 
     prepare::place(call.resource, call.namespace, None, &mut object)?;
     warnings.extend(schema::finalizer_warnings(object.value(), None));
     prepare::for_create(call.resource, &mut object, jiff::Timestamp::now(), &uuid::Uuid::new_v4())?;
+    if call.resource.behavior == Behavior::SigningRequest {
+        signing::fill_in(&mut object, call.user);
+    }
     let prefix = object.metadata().get("generateName").and_then(|value| value.as_str()).unwrap_or_default().to_owned();
     let is_generated = object.name().is_empty() && !prefix.is_empty();
     let mut attempts = if is_generated { NAME_ATTEMPTS } else { 1 };
@@ -58,6 +63,7 @@ async fn store(call: &Call<'_>, mut object: Object) -> Result<Bytes, Refused> {
     let causes = call.resource.schema.validate_create(object.value());
     call.refuse_if_any(object.name(), causes)?;
     call.judge(Operation::Create, &object, None)?;
+    call.enforce("CREATE", "", object.name(), Some(&object), None)?;
     let definition = call.core.settle_definition(call.resource, &mut object)?;
     let name = object.name().to_owned();
     let mutation = Mutation::Create { key: call.key(&name), object, expires: call.expires() };

@@ -204,6 +204,7 @@ pub(crate) async fn remove(
     for _ in 0..ATTEMPTS {
         let (stored, old) = call.load(name).await?;
         check(call, &old, preconditions)?;
+        call.enforce("DELETE", "", name, None, Some(&old))?;
         check_definition_is_unused(call, &old).await?;
         let (key, version) = (call.key(name), stored.version);
         let result = match plan(call, &old, propagation) {

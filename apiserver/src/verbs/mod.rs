@@ -14,6 +14,7 @@ pub(crate) mod update;
 use bytes::Bytes;
 use http::StatusCode;
 
+use crate::access::Attempt;
 use crate::admission::{AdmissionRequest, Operation};
 use crate::auth::User;
 use crate::http::query::Query;
@@ -28,8 +29,8 @@ pub(crate) use prepare::{Part, is_released};
 /// How often a write that found its object changed starts over.
 const ATTEMPTS: usize = 16;
 
-/// Lifetime of an event, as the real server's default.
-const EVENT_LIFETIME_SECONDS: i64 = 3600;
+/// Lifetime of an event, as the real server's default, and of a signing request.
+const LIFETIME_SECONDS: i64 = 3600;
 
 /// A request for a resource, as far as all verbs share it.
 pub(crate) struct Call<'a> {
@@ -97,6 +98,33 @@ impl Call<'_> {
         self.refuse_if_any(object.name(), causes)
     }
 
+    /// The policies' judgement of what somebody who is no administrator writes.
+    fn enforce(
+        &self,
+        operation: &'static str,
+        subresource: &str,
+        name: &str,
+        object: Option<&Object>,
+        old_object: Option<&Object>,
+    ) -> Result<(), ApiError> {
+        if self.user.is_master() {
+            return Ok(());
+        }
+        let (group, resource) = (self.resource.group.as_str(), self.resource.plural.as_str());
+        let objection = self.core.access.objection(&Attempt {
+            user: self.user,
+            operation,
+            group,
+            resource,
+            subresource,
+            namespace: self.namespace,
+            name,
+            object: object.map(Object::value),
+            old_object: old_object.map(Object::value),
+        });
+        objection.map_or(Ok(()), |why| Err(ApiError::forbidden(group, resource, name, &why)))
+    }
+
     fn refuse_if_any(&self, name: &str, causes: Vec<crate::admission::Cause>) -> Result<(), ApiError> {
         if causes.is_empty() {
             return Ok(());
@@ -106,8 +134,9 @@ impl Call<'_> {
 
     /// When an object that is written now goes by itself.
     fn expires(&self) -> Option<i64> {
-        let is_event = matches!(self.resource.behavior, Behavior::Event | Behavior::EventsView);
-        is_event.then(|| jiff::Timestamp::now().as_second() + EVENT_LIFETIME_SECONDS)
+        let is_passing =
+            matches!(self.resource.behavior, Behavior::Event | Behavior::EventsView | Behavior::SigningRequest);
+        is_passing.then(|| jiff::Timestamp::now().as_second() + LIFETIME_SECONDS)
     }
 
     /// Writes, unless the request is a dry run.

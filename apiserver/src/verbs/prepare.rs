@@ -6,6 +6,7 @@ use crate::http::query::FieldValidation;
 use crate::object::{Object, timestamp};
 use crate::registry::{Behavior, Resource};
 use crate::schema;
+use crate::signing;
 use crate::status::ApiError;
 
 /// Which part of an object a request writes.
@@ -17,6 +18,20 @@ pub(crate) enum Part {
     Status,
     /// `spec.finalizers` of a namespace.
     Finalize,
+    /// `status.conditions` of a signing request.
+    Approval,
+}
+
+impl Part {
+    /// The subresource that it is; empty for none.
+    pub(crate) fn subresource(self) -> &'static str {
+        match self {
+            Self::Main => "",
+            Self::Status => "status",
+            Self::Finalize => "finalize",
+            Self::Approval => "approval",
+        }
+    }
 }
 
 /// Metadata that the server alone writes.
@@ -151,6 +166,7 @@ pub(crate) fn for_update(
         // A custom resource's status path writes nothing else; built-in kinds let metadata pass as well.
         Part::Status if resource.behavior == Behavior::Custom => take(&["status"], old, &wanted),
         Part::Status => take(&["status", "metadata"], old, &wanted),
+        Part::Approval => signing::with_approval(old, &wanted),
         Part::Finalize => {
             let mut new = old.clone();
             let finalizers = wanted.value().pointer("/spec/finalizers").cloned().unwrap_or_else(|| json!([]));
@@ -162,7 +178,7 @@ pub(crate) fn for_update(
         if resource.has_status {
             keep(&mut new, old, "status");
         }
-        if resource.behavior == Behavior::Namespace {
+        if matches!(resource.behavior, Behavior::Namespace | Behavior::SigningRequest) {
             keep(&mut new, old, "spec");
         }
     }

@@ -40,12 +40,18 @@ pub(super) async fn replace(
     for _ in 0..ATTEMPTS {
         let (stored, old) = call.load(name).await?;
         let (wanted, more_warnings) = make(&old)?;
-        let new = prepare::for_update(call.resource, part, &old, wanted)?;
+        let mut new = prepare::for_update(call.resource, part, &old, wanted)?;
+        if part == Part::Approval
+            && let Some(signer) = call.core.signer.get()
+        {
+            signer.sign_if_needed(&mut new);
+        }
         let causes = call.resource.schema.validate_update(new.value(), old.value(), part == Part::Status);
         call.refuse_if_any(name, causes)?;
         if part == Part::Main {
             call.judge(Operation::Update, &new, Some(&old))?;
         }
+        call.enforce("UPDATE", part.subresource(), name, Some(&new), Some(&old))?;
         match store(call, name, &stored, &old, new.clone()).await {
             Ok(json) => {
                 warnings.extend(more_warnings);

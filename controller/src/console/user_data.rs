@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use api::names::NODE_NAME_CLAIM;
+use api::join::node_of_user;
+use api::names::{NODE_NAME_CLAIM, NODES_GROUP};
 use api::subresources::VirtualMachineUserData;
 use api::v1alpha1::{Phase, VirtualMachine};
 use axum::Extension;
@@ -79,10 +80,17 @@ fn may_have(caller: &Caller, vm: &VirtualMachine) -> bool {
     let status = vm.status.as_ref();
     let node = status.and_then(|status| status.node_name.as_deref()).filter(|node| !node.is_empty());
     let is_over = status.and_then(|status| status.phase).is_some_and(Phase::is_final);
-    let claimed = caller.extra.get(NODE_NAME_CLAIM).map(Vec::as_slice).unwrap_or_default();
-    match (node, claimed) {
-        (Some(node), [claimed]) => claimed == node && !is_over,
-        _ => false,
+    node.is_some_and(|node| agent_s_node(caller) == Some(node)) && !is_over
+}
+
+/// The node whose agent the caller is: one that joined has it in its user name, one in a pod in what its token says.
+fn agent_s_node(caller: &Caller) -> Option<&str> {
+    if caller.groups.iter().any(|group| group == NODES_GROUP) {
+        return node_of_user(&caller.user);
+    }
+    match caller.extra.get(NODE_NAME_CLAIM).map(Vec::as_slice) {
+        Some([node]) => Some(node),
+        _ => None,
     }
 }
 
@@ -121,6 +129,16 @@ mod tests {
     fn only_the_agent_of_the_vms_node_gets_it() {
         let bound = vm(&json!({"nodeName": "a", "phase": "Scheduled"}));
         assert!(may_have(&agent_of(&["a"]), &bound));
+        let joined = |user: &str, group: &str| Caller {
+            user: user.to_owned(),
+            groups: vec![group.to_owned()],
+            ..Caller::default()
+        };
+        assert!(may_have(&joined("kubevirt.io:node:a", NODES_GROUP), &bound));
+        assert!(!may_have(&joined("kubevirt.io:node:b", NODES_GROUP), &bound));
+        assert!(!may_have(&joined("kubevirt.io:node:a", "others"), &bound));
+        let both = Caller { extra: agent_of(&["a"]).extra, ..joined("kubevirt.io:node:b", NODES_GROUP) };
+        assert!(!may_have(&both, &bound), "a joined agent is whom its certificate names");
         for (who, caller) in [
             ("another node's agent", agent_of(&["b"])),
             ("two claims", agent_of(&["a", "b"])),
