@@ -19,6 +19,7 @@ pub mod image_command;
 pub mod images;
 pub mod join;
 pub mod journal;
+pub mod leave;
 pub mod libvirt;
 pub mod metrics;
 pub mod node;

@@ -1,10 +1,11 @@
-//! The agent of one node. `image` works on the node's image store; `join` makes a host without Kubernetes a node.
+//! The agent of one node. `image` works on the node's image store; `join` makes a host without Kubernetes a node, `leave` takes it out again.
 
 use std::process::ExitCode;
 
 use agent::doctor::DoctorArgs;
 use agent::image_command::ImageArgs;
 use agent::join::JoinArgs;
+use agent::leave::LeaveArgs;
 use agent::privileges::become_owner_of;
 use agent::run_command::RunArgs;
 use agent::stop_guests::StopGuestsArgs;
@@ -32,6 +33,7 @@ enum Command {
     Join(JoinArgs),
     StopGuests(StopGuestsArgs),
     Doctor(DoctorArgs),
+    Leave(LeaveArgs),
 }
 
 fn main() -> ExitCode {
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
             Ok(false) => return ExitCode::FAILURE,
             Err(error) => Err(error),
         },
+        Some(Command::Leave(arguments)) => leave(arguments),
         None => run(cli.run),
     };
     match result {
@@ -88,5 +91,10 @@ async fn doctor(arguments: DoctorArgs) -> anyhow::Result<bool> {
 
 #[tokio::main(flavor = "current_thread")]
 async fn join(arguments: JoinArgs) -> anyhow::Result<()> {
+    Ok(arguments.run(&mut std::io::stdout().lock()).await?)
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn leave(arguments: LeaveArgs) -> anyhow::Result<()> {
     Ok(arguments.run(&mut std::io::stdout().lock()).await?)
 }

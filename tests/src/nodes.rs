@@ -203,6 +203,18 @@ impl Nodes {
         Ok(join)
     }
 
+    /// `ovm-agent leave` on a host.
+    ///
+    /// # Errors
+    /// When there is no such host, or the program is not built.
+    pub fn leave_command(&self, node: &str, more: &[&str]) -> Result<Command> {
+        let mut leave = self.on_host(node, &["leave"])?;
+        let member = self.members.get(node).context("there is no such node")?;
+        leave.args(["--libvirt-uri", &member.libvirtd.uri()]).arg("--lock-dir").arg(member.libvirtd.directory());
+        leave.args(more);
+        Ok(leave)
+    }
+
     /// Starts the agent of a node that has none.
     ///
     /// # Errors
@@ -270,11 +282,18 @@ impl Nodes {
     /// # Errors
     /// When an import fails.
     pub fn import_sector(&self, image: &str, sector: &[u8]) -> Result<()> {
+        let mut stores = Vec::new();
         for member in self.members.values() {
-            let disk = member.libvirtd.directory().join("sector.raw");
+            stores.push(member.libvirtd.directory().join("data"));
+        }
+        // The control host is a node as well.
+        if let Control::Standalone { server, .. } = &self.control {
+            stores.push(server.data().to_owned());
+        }
+        for data in stores {
+            let disk = data.with_extension("sector.raw");
             fs::write(&disk, sector).context("write the boot sector")?;
             fs::OpenOptions::new().write(true).open(&disk)?.set_len(1 << 20).context("grow the disk")?;
-            let data = member.libvirtd.directory().join("data");
             let mut import = Command::new(program("ovm-agent")?);
             output(import.args(["image", "import", image]).arg(&disk).arg("--data-dir").arg(data))?;
         }
@@ -317,6 +336,30 @@ impl Nodes {
             let on = status["nodeName"].as_str().unwrap_or_default();
             ensure!(node.is_none_or(|node| node == on), "it runs on {on}");
             ensure!(self.run_by(name)? == [on], "its domain runs on {:?}", self.run_by(name)?);
+            Ok(machine)
+        })
+    }
+
+    /// Waits until a VirtualMachine runs, wherever, and returns it.
+    ///
+    /// # Errors
+    /// When it does not, in time.
+    pub fn wait_for_running(&self, name: &str) -> Result<Value> {
+        wait_for(&format!("{name} runs"), DEADLINE, || {
+            let machine = self.machine(name)?.context("there is no such VirtualMachine")?;
+            ensure!(machine["status"]["phase"] == "Running", "its status is {}", machine["status"]);
+            Ok(machine)
+        })
+    }
+
+    /// Waits until a VirtualMachine of another UID runs, wherever, and returns it.
+    ///
+    /// # Errors
+    /// When it does not, in time.
+    pub fn wait_for_successor(&self, name: &str, not: &Value) -> Result<Value> {
+        wait_for(&format!("a successor of {name} runs"), DEADLINE, || {
+            let machine = self.wait_for_running(name)?;
+            ensure!(uid(&machine) != uid(not), "it is still the old one");
             Ok(machine)
         })
     }

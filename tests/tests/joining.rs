@@ -1,18 +1,29 @@
 //! Hosts that join as hypervisors: to a real Kubernetes, and to an `ovm-standalone`.
 
+use std::fs;
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use tests::boot_sector::IDLE;
 use tests::machines::offline_machine;
 use tests::nodes::{Nodes, joining_scenario};
+use tests::programs::{failure, output};
 use tests::scenario::Api;
-use tests::stack::NAMESPACE;
+use tests::stack::{DEADLINE, NAMESPACE};
+use tests::wait::wait_for;
 
 const HOSTS: [&str; 2] = ["h1", "h2"];
 
 #[test]
 fn hosts_join_a_kubernetes() -> Result<()> {
     joining_scenario(Api::Kubernetes, "hosts_join", hosts_join)
+}
+
+#[test]
+fn hosts_join_a_standalone() -> Result<()> {
+    joining_scenario(Api::Standalone, "hosts_join", hosts_join)
 }
 
 fn hosts_join(nodes: &mut Nodes) -> Result<()> {
@@ -41,7 +52,11 @@ fn hosts_join(nodes: &mut Nodes) -> Result<()> {
     for host in HOSTS {
         nodes.wait_for_guest(&format!("on-{host}"), Some(host), None)?;
     }
-    a_name_that_lives_is_taken(nodes)
+    a_name_that_lives_is_taken(nodes)?;
+    certificates_are_renewed_unnoticed(nodes)?;
+    cordon_and_taint_hold(nodes)?;
+    a_host_leaves_when_its_guests_are_gone(nodes)?;
+    a_lost_host_is_fenced(nodes)
 }
 
 fn a_wrong_hash_is_refused(nodes: &Nodes, command: &str) -> Result<()> {
@@ -85,4 +100,99 @@ fn a_name_that_lives_is_taken(nodes: &mut Nodes) -> Result<()> {
     ensure!(said.contains("NameTaken") && said.contains("--replace h1"), "it said {said}");
     ensure!(nodes.run_by("on-h1")? == ["h1"], "the guest was touched");
     Ok(())
+}
+
+/// Twice: the second request is made with the first renewed certificate, as the API server says in it.
+fn certificates_are_renewed_unnoticed(nodes: &mut Nodes) -> Result<()> {
+    let credentials = nodes.directory("h1")?.join("data/pki/agent-current.pem");
+    let run = nodes.virsh("h1", &["domid", &format!("{NAMESPACE}_on-h1")])?;
+    let serial = || certificate_hash(&fs::read_to_string(&credentials).context("read the certificate")?);
+    let first = serial()?;
+    nodes.stop_agent("h1")?;
+    // 90 days, less some seconds: it is renewed as soon as it is there.
+    nodes.start_agent_with("h1", &["--renew-before", "2159h59m50s"])?;
+    let used = wait_for("a renewed certificate is used to renew", DEADLINE, || {
+        let list =
+            nodes.client.get("/apis/certificates.k8s.io/v1/certificatesigningrequests")?.context("no requests")?;
+        let requests = list["items"].as_array().context("a list has items")?.clone();
+        let of_agent = requests.iter().filter(|request| request["spec"]["username"] == "kubevirt.io:node:h1");
+        let shown: Vec<String> = of_agent
+            .filter_map(|request| request["spec"]["extra"]["authentication.kubernetes.io/credential-id"][0].as_str())
+            .map(str::to_owned)
+            .collect();
+        let renewed = shown.iter().find(|shown| **shown != format!("X509SHA256={first}"));
+        renewed.cloned().with_context(|| format!("the requests were made with {shown:?}, the first is {first}"))
+    })?;
+    ensure!(used.starts_with("X509SHA256="), "it is {used}");
+    ensure!(serial()? != first, "the file was not replaced");
+    nodes.stop_agent("h1")?;
+    nodes.start_agent("h1")?;
+    ensure!(nodes.virsh("h1", &["domid", &format!("{NAMESPACE}_on-h1")])? == run, "the guest was started anew");
+    nodes.wait_for_guest("on-h1", Some("h1"), None).map(drop)
+}
+
+/// SHA-256 of the first certificate in a PEM text, in hexadecimal digits.
+fn certificate_hash(pem: &str) -> Result<String> {
+    let mut openssl = Command::new("openssl");
+    openssl.args(["x509", "-noout", "-fingerprint", "-sha256"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = openssl.spawn().context("run openssl")?;
+    child.stdin.take().context("openssl reads")?.write_all(pem.as_bytes())?;
+    let printed = String::from_utf8(child.wait_with_output()?.stdout)?;
+    let digest = printed.trim().split_once('=').context("openssl prints the fingerprint")?.1;
+    Ok(digest.replace(':', "").to_lowercase())
+}
+
+fn cordon_and_taint_hold(nodes: &Nodes) -> Result<()> {
+    nodes.client.kubectl(&["cordon", "h1"])?;
+    nodes.client.kubectl(&["taint", "node", "h1", "example.com/reserved=yes:NoSchedule"])?;
+    let node = nodes.client.get("/api/v1/nodes/h1")?.context("there is no Node")?;
+    let taints = node["spec"]["taints"].as_array().context("it has no taints")?;
+    let has = |key: &str| taints.iter().any(|taint| taint["key"] == key);
+    ensure!(has("example.com/reserved") && has("kubevirt.io/hypervisor"), "its taints are {taints:?}");
+    nodes.client.create(&offline_machine(NAMESPACE, "kept-away", "idle", true))?;
+    let machine = nodes.wait_for_running("kept-away")?;
+    ensure!(machine["status"]["nodeName"] != "h1", "it went to a node that is closed");
+    nodes.client.kubectl(&["taint", "node", "h1", "example.com/reserved-"])?;
+    nodes.client.kubectl(&["uncordon", "h1"])?;
+    nodes.client.kubectl(&["delete", "ovm", "kept-away"])?;
+    Ok(())
+}
+
+fn a_host_leaves_when_its_guests_are_gone(nodes: &mut Nodes) -> Result<()> {
+    let before = nodes.machine("on-h1")?.context("there is no guest")?;
+    let said = failure(&mut nodes.leave_command("h1", &[])?)?;
+    ensure!(said.contains("default/on-h1") && said.contains("--stop-guests"), "it said {said}");
+    ensure!(nodes.run_by("on-h1")? == ["h1"], "the guest was ended");
+    let node = nodes.client.get("/api/v1/nodes/h1")?.context("the Node is gone")?;
+    ensure!(node["spec"]["unschedulable"] != true, "it was closed, and nothing was done");
+
+    // Without systemd somebody else ends the agent, which first stops the guests.
+    let said = failure(&mut nodes.leave_command("h1", &["--stop-guests", "--timeout", "1m"])?)?;
+    ensure!(said.contains("stop the agent of this host"), "it said {said}");
+    ensure!(nodes.run_by("on-h1")?.is_empty(), "the guest still runs");
+    nodes.stop_agent("h1")?;
+    let said = output(&mut nodes.leave_command("h1", &[])?)?;
+    ensure!(said.contains("node h1 has left"), "it said {said}");
+    ensure!(nodes.client.get("/api/v1/nodes/h1")?.is_none(), "the Node is there");
+    for file in ["agent.kubeconfig", "data/pki/agent-current.pem"] {
+        ensure!(!nodes.directory("h1")?.join(file).exists(), "{file} is there");
+    }
+    // Its guest wants h1 and no other: it comes up where a host joins under that name.
+    let command = nodes.client.virtctl(&["token", "create", "--replace", "h1"])?;
+    nodes.join("h1", &command, &[])?;
+    nodes.start_agent("h1")?;
+    nodes.wait_for_guest("on-h1", Some("h1"), Some(&before)).map(drop)
+}
+
+/// F1, as for every node.
+fn a_lost_host_is_fenced(nodes: &mut Nodes) -> Result<()> {
+    let object = json!({"spec": {"template": {"spec": {"nodeSelector": null}}}});
+    nodes.client.merge("ovm", NAMESPACE, "on-h2", &object)?;
+    let before = nodes.machine("on-h2")?.context("there is no guest")?;
+    nodes.lose_power("h2")?;
+    nodes.wait_for_word("on-h2", "NodeLost")?;
+    ensure!(nodes.run_by("on-h2")?.is_empty(), "it was started before the fence");
+    nodes.client.kubectl(&["taint", "node", "h2", "node.kubernetes.io/out-of-service=nodeshutdown:NoExecute"])?;
+    // The control host of a standalone is a node too.
+    nodes.wait_for_successor("on-h2", &before).map(drop)
 }

@@ -118,6 +118,8 @@ impl JoinArgs {
         config.root_cert =
             Some(cluster_info::certificates(authority).map_err(|source| JoinError::ClusterInfo { source })?);
         let auth = serde_json::from_value(serde_json::json!({"token": self.token.to_string()}));
+        // The certificate may be a while in coming; the wait has a deadline of its own.
+        config.read_timeout = None;
         // Its type for secrets is not public; reading it as a kubeconfig would be cannot fail for a text.
         config.auth_info = auth.unwrap_or_default();
         Client::try_from(config).map_err(|source| JoinError::Unreachable { server: server.to_string(), source })
