@@ -36,14 +36,16 @@ impl Draft<'_> {
         self.set_failure(&mut status.conditions, ovm, vm);
         self.set_restart_required(&mut status.conditions, ovm, ours);
         let word = self.printable_status(ovm, ours, &status);
-        self.set_ready(&mut status, &word);
+        let stands_still = ours.is_some_and(|vm| not_ready(vm).is_some());
+        self.set_ready(&mut status, &word, stands_still);
         status.printable_status = Some(word);
         status
     }
 
     /// `ready` once more, for `kubectl wait --for=condition=Ready`; unknown while nobody hears of the guest.
-    fn set_ready(&self, status: &mut OfflineVirtualMachineStatus, word: &str) {
+    fn set_ready(&self, status: &mut OfflineVirtualMachineStatus, word: &str, stands_still: bool) {
         let (value, message) = match status.ready {
+            true if stands_still => ("False", "the guest stands still; its VirtualMachine's condition Ready says why"),
             true if word == NODE_LOST => ("Unknown", "the agent of its node is silent; the guest may still run there"),
             true => ("True", "the guest runs"),
             false => ("False", "the guest does not run"),
@@ -128,10 +130,7 @@ impl Draft<'_> {
             Phase::Succeeded | Phase::Failed => starting(),
             _ if bound_node(vm).is_some_and(|node| self.is_lost(node)) => NODE_LOST.to_owned(),
             // Paused, panicked, on a full disk.
-            Phase::Running => {
-                let ready = condition(conditions, READY).filter(|ready| ready.status == "False");
-                ready.and_then(|ready| ready.reason.clone()).unwrap_or_else(|| "Running".to_owned())
-            }
+            Phase::Running => not_ready(vm).unwrap_or("Running").to_owned(),
             Phase::Unset | Phase::Pending | Phase::Scheduling | Phase::Scheduled | Phase::Unknown => {
                 let blocked = [SCHEDULED, SYNCHRONIZED].into_iter().find_map(|type_| condition(conditions, type_));
                 let reason =
@@ -140,4 +139,10 @@ impl Draft<'_> {
             }
         }
     }
+}
+
+/// Why a guest that is up does not run, as its agent says.
+fn not_ready(vm: &VirtualMachine) -> Option<&str> {
+    let ready = condition(&vm.status.as_ref()?.conditions, READY)?;
+    ready.reason.as_deref().filter(|_| ready.status == "False")
 }

@@ -57,6 +57,13 @@ fn printable_status_says_what_the_machine_does() {
         reason: Some("ErrImagePull".to_owned()),
         ..Condition::default()
     });
+    let mut full = vm_in(Phase::Running);
+    full.status.as_mut().unwrap().conditions.push(Condition {
+        type_: "Ready".to_owned(),
+        status: "False".to_owned(),
+        reason: Some("DiskFull".to_owned()),
+        ..Condition::default()
+    });
     let no_room = Observed { nodes: Vec::new(), ..world(Some(ovm(true)), Some(unschedulable)) };
     let lost = world(Some(on.clone()), Some(vm_in(Phase::Running))).with_home("a", home(expired_lease()));
     let mut lost_and_said = lost.clone();
@@ -68,6 +75,7 @@ fn printable_status_says_what_the_machine_does() {
         ("Stopped", world(Some(ovm(false)), None)),
         ("Starting", world(Some(on.clone()), Some(vm_in(Phase::Scheduled)))),
         ("Running", world(Some(on.clone()), Some(vm_in(Phase::Running)))),
+        ("DiskFull", world(Some(on.clone()), Some(full))),
         ("Stopping", world(Some(off), Some(deleting(vm_in(Phase::Running))))),
         ("Stopping", world(Some(on.clone()), Some(deleting(vm_in(Phase::Running))))),
         ("Terminating", world(Some(deleting(on.clone())), Some(deleting(vm_in(Phase::Running))))),

@@ -2,7 +2,7 @@
 
 use api::v1alpha1::Phase;
 
-use super::fixture::{World, at, names, reason, written};
+use super::fixture::{World, at, events, names, reason, written};
 use crate::node::{DiskFault, DomainState, PausedReason, Resumes, ShutOffReason, Step, plan_guest};
 
 /// What happened, how libvirt puts it, what else is known, and what is reported.
@@ -145,7 +145,8 @@ fn a_guest_on_a_full_disk_says_so_and_goes_on_when_there_is_room() {
     let mut world = World::with_domain(Phase::Running, DomainState::Paused(PausedReason::IoError));
     world.observed.disk_faults = vec![full(1 << 20)];
     let plan = world.plan();
-    assert_eq!(names(&plan), ["WriteStatus", "Record"]);
+    assert_eq!(names(&plan), ["WriteStatus"]);
+    assert_eq!(events(&plan)[0].0, "DiskFull");
     let status = written(&plan).unwrap();
     assert_eq!(reason(&status, "Ready").as_deref(), Some("DiskFull"));
     let message = status.conditions[0].message.clone().unwrap();
@@ -168,7 +169,8 @@ fn a_guest_whose_storage_failed_is_resumed_ever_more_seldom() {
     let mut world = World::with_domain(Phase::Running, DomainState::Paused(PausedReason::IoError));
     world.observed.disk_faults = vec![DiskFault { no_space: false, ..full(64 << 20) }];
     let plan = world.plan();
-    assert_eq!(names(&plan), ["WriteStatus", "Record"], "it is not resumed at once");
+    assert_eq!(names(&plan), ["WriteStatus"], "it is not resumed at once");
+    assert_eq!(events(&plan)[0].0, "PausedOnIoError");
     world.vm().status = written(&plan).unwrap();
     assert_eq!(reason(&world.vm().status, "Ready").as_deref(), Some("PausedOnIoError"));
     let (mut resumes, mut clock) = (None, 0);
