@@ -2,12 +2,22 @@
 
 use std::error::Error;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::{Args, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
+use tokio::sync::watch;
 
 use crate::hostfs::first_closed_directory;
-use crate::images::{ImageName, ImageNameError, ImageStore, ImportError, ListedImage, StoreError, name_some};
+use crate::image_flags::ImageFlags;
+use crate::images::inspect::InThisProcess;
+use crate::images::{
+    Digest, Fetched, ImageName, ImageNameError, ImageStore, ImportError, ListedImage, Progress, PullError, Puller,
+    StoreError, name_some, size,
+};
+use crate::options::ImageOptions;
+use crate::registry::{CredentialsError, PullSecrets};
 
 /// Enough of a digest to tell two apart, as container tools show it.
 const SHOWN_DIGEST_DIGITS: usize = 12;
@@ -20,6 +30,9 @@ pub struct ImageArgs {
     /// Directory of the agent's state; the images are below it.
     #[arg(long, env = "OVM_DATA_DIR", default_value = crate::images::DEFAULT_DATA_DIR, value_name = "DIR", global = true)]
     pub data_dir: PathBuf,
+    /// How images are pulled and kept.
+    #[command(flatten)]
+    pub images: ImageFlags,
     /// What to do.
     #[command(subcommand)]
     pub verb: ImageVerb,
@@ -35,9 +48,19 @@ pub enum ImageVerb {
         /// The disk: raw, or qcow2 without backing file.
         file: PathBuf,
     },
+    /// Pull an image from its registry, as a VirtualMachine's start would.
+    Pull {
+        /// Name of the image, as registryDisk.image writes it; without a tag, :latest is meant.
+        name: String,
+        /// Credentials for registries, in the form of a pull secret's .dockerconfigjson; podman's and docker's own file is one.
+        #[arg(long, value_name = "FILE")]
+        authfile: Option<PathBuf>,
+    },
     /// List the images and the VirtualMachines that were started from them.
     #[command(visible_alias = "ls")]
     List,
+    /// Delete the pulled images that no VirtualMachine uses. Imported ones stay.
+    Prune,
     /// Take an image's name away, and delete its disk file if nothing else needs it.
     Rm {
         /// Name of the image.
@@ -59,6 +82,33 @@ pub enum ImageCommandError {
         /// Why.
         #[source]
         source: ImportError,
+    },
+    /// The image was not pulled.
+    #[error("pull {name}")]
+    Pull {
+        /// The image's name.
+        name: String,
+        /// Why.
+        #[source]
+        source: Arc<PullError>,
+    },
+    /// The file with credentials cannot be used.
+    #[error("{}", file.display())]
+    Credentials {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        #[source]
+        source: CredentialsError,
+    },
+    /// It cannot be read.
+    #[error("read {}", file.display())]
+    AuthFile {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
     },
     /// The file system of the store is full.
     #[error("the file system of {} is full; free space there, or choose another --data-dir", data_dir.display())]
@@ -116,6 +166,14 @@ impl ImageArgs {
                     )?;
                 }
             }
+            ImageVerb::Pull { name, authfile } => self.pull(&name.parse()?, authfile.as_deref(), out)?,
+            ImageVerb::Prune => {
+                let pruned = ImageStore::open(&self.data_dir)?.prune()?;
+                for name in &pruned.names {
+                    writeln!(out, "removed {name}")?;
+                }
+                writeln!(out, "freed {}", size(pruned.freed_bytes))?;
+            }
             ImageVerb::List => write_table(&ImageStore::open(&self.data_dir)?.list()?, out)?,
             ImageVerb::Rm { name } => {
                 let name: ImageName = name.parse()?;
@@ -125,6 +183,63 @@ impl ImageArgs {
         }
         Ok(())
     }
+}
+
+impl ImageArgs {
+    fn pull(&self, name: &ImageName, authfile: Option<&Path>, out: &mut impl Write) -> Result<(), ImageCommandError> {
+        let secrets = authfile.map(read_authfile).transpose()?.unwrap_or_default();
+        let options = ImageOptions::from(self.images.clone());
+        let store = Arc::new(ImageStore::open(&self.data_dir)?.with_limit(options.store_limit_bytes));
+        let puller = Puller::new(Arc::clone(&store), Arc::new(InThisProcess), options.pull);
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+        let fetched = runtime.block_on(async {
+            let (tell, progress) = watch::channel(Progress::default());
+            tokio::select! {
+                fetched = puller.fetch(name, &secrets, &tell) => fetched,
+                () = show_progress(progress) => unreachable!("shown for ever"),
+            }
+        });
+        let fetched = fetched.map_err(|source| ImageCommandError::Pull { name: name.given().to_owned(), source })?;
+        let what = match fetched {
+            Fetched { is_new: true, .. } => "pulled",
+            Fetched { is_stale: true, .. } => "the registry does not answer; on this node is",
+            Fetched { .. } => "there already:",
+        };
+        let disk = store.find(name)?.map(|image| format!(", {}, disk {}", image.blob.format, image.blob.digest));
+        writeln!(out, "{what} {name}: {}{}", fetched.manifest, disk.unwrap_or_default())?;
+        Ok(())
+    }
+}
+
+fn read_authfile(file: &Path) -> Result<PullSecrets, ImageCommandError> {
+    let bytes = std::fs::read(file).map_err(|source| ImageCommandError::AuthFile { file: file.to_owned(), source })?;
+    PullSecrets::from_docker_config(&bytes)
+        .map_err(|source| ImageCommandError::Credentials { file: file.to_owned(), source })
+}
+
+/// A bar for each layer, on a terminal. Never ends.
+async fn show_progress(mut progress: watch::Receiver<Progress>) {
+    let style = ProgressStyle::with_template(
+        "{prefix} [{wide_bar}] {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec}",
+    );
+    let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+    let mut shown: Option<(Digest, ProgressBar)> = None;
+    // Who pulls tells for as long as this is polled.
+    while progress.changed().await.is_ok() {
+        let Progress { layer, read_bytes, layer_bytes } = progress.borrow_and_update().clone();
+        let Some(layer) = layer else { continue };
+        let is_same = shown.as_ref().is_some_and(|(known, _)| *known == layer);
+        if !is_same && let Some((_, done)) = shown.take() {
+            done.finish();
+        }
+        let (_, bar) = shown.get_or_insert_with(|| {
+            let prefix: String = layer.hex().chars().take(SHOWN_DIGEST_DIGITS).collect();
+            let bar = ProgressBar::new(layer_bytes).with_style(style.clone()).with_prefix(prefix);
+            (layer, bar)
+        });
+        bar.set_position(read_bytes);
+    }
+    std::future::pending::<()>().await;
 }
 
 /// Whether the cause of `error` is that the caller lacks a permission.
@@ -161,18 +276,6 @@ fn table_row(listed: &ListedImage) -> [String; 7] {
         image.map_or("-".to_owned(), |image| image.imported.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()),
         if listed.used_by.is_empty() { "-".to_owned() } else { name_some(&listed.used_by, SHOWN_VMS) },
     ]
-}
-
-/// A size in the largest binary unit that leaves something before the point, with one digit after it: `11.5Mi`.
-fn size(bytes: u64) -> String {
-    const UNITS: [(&str, u32); 4] = [("Ti", 40), ("Gi", 30), ("Mi", 20), ("Ki", 10)];
-    match UNITS.iter().find(|(_, shift)| bytes >> shift > 0) {
-        Some((unit, shift)) => {
-            let tenths = (u128::from(bytes) * 10) >> shift;
-            format!("{}.{}{unit}", tenths / 10, tenths % 10)
-        }
-        None => format!("{bytes}"),
-    }
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@
 //!
 //! Decisions are `plan::node`'s; here is what it takes to observe and to act. `libvirt` is the only module with unsafe code.
 
+mod blocking;
 mod consoles;
 pub mod credentials;
 pub mod disks;
@@ -16,9 +17,11 @@ pub mod guest;
 pub mod hostfs;
 pub mod hypervisor;
 pub mod image_command;
+pub mod image_flags;
 pub mod images;
 pub mod join;
 pub mod journal;
+pub mod layer;
 pub mod leave;
 pub mod libvirt;
 pub mod metrics;
@@ -27,6 +30,7 @@ pub mod objects;
 mod options;
 pub mod privileges;
 pub mod proc;
+pub mod registry;
 pub mod run_command;
 pub mod seed;
 mod start;
@@ -35,6 +39,6 @@ mod stream;
 pub mod volumes;
 
 pub use consoles::{ConsoleError, Consoles, DuplexStream};
-pub use options::AgentOptions;
+pub use options::{AgentOptions, ImageOptions};
 pub use start::{Agent, AgentHandle, StartError};
 pub use stream::{StreamAddress, StreamError};

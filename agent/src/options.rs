@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use plan::node::Emulation;
 
+use crate::images::PullSettings;
 use crate::metrics::Telemetry;
+use crate::registry::DEFAULT_REGISTRIES_DIR;
 use crate::stream::StreamAddress;
 
 /// What an agent is told at its start.
@@ -30,8 +32,27 @@ pub struct AgentOptions {
     pub streams: Option<StreamAddress>,
     /// Where PersistentVolumes may be on this node: directories and block devices.
     pub volume_roots: Vec<PathBuf>,
+    /// How images are pulled, and how much room they get.
+    pub images: ImageOptions,
     /// What it counts and says of its health.
     pub telemetry: Telemetry,
+}
+
+/// How images are pulled, and how much room they get.
+#[derive(Clone, Debug)]
+pub struct ImageOptions {
+    /// Where registries are configured, and how large a disk may be.
+    pub pull: PullSettings,
+    /// Bytes that the store may hold; none for as many as the file system has.
+    pub store_limit_bytes: Option<u64>,
+}
+
+impl Default for ImageOptions {
+    fn default() -> Self {
+        let registries_dir = DEFAULT_REGISTRIES_DIR.into();
+        let pull = PullSettings { registries_dir, limit_bytes: PullSettings::DEFAULT_LIMIT_BYTES };
+        Self { pull, store_limit_bytes: None }
+    }
 }
 
 impl AgentOptions {
@@ -57,6 +78,7 @@ impl AgentOptions {
             run_dir: Self::DEFAULT_RUN_DIR.into(),
             streams: None,
             volume_roots: Vec::new(),
+            images: ImageOptions::default(),
             telemetry: Telemetry::default(),
         }
     }

@@ -14,6 +14,7 @@ use telemetry::{ApiCalls, ListenError};
 use tokio_util::sync::CancellationToken;
 
 use crate::credentials::{ClientSwitch, IdentityFileError, JoinedIdentity, Renewer};
+use crate::image_flags::ImageFlags;
 use crate::images::DEFAULT_DATA_DIR;
 use crate::join::DEFAULT_KUBECONFIG;
 use crate::metrics::Telemetry;
@@ -55,6 +56,9 @@ pub struct RunArgs {
     /// Folder through which `ovm-agent stop-guests` tells of the host's shutdown.
     #[arg(long, env = "OVM_RUN_DIR", default_value = AgentOptions::DEFAULT_RUN_DIR, value_name = "DIR")]
     pub run_dir: PathBuf,
+    /// How images are pulled and kept.
+    #[command(flatten)]
+    pub images: ImageFlags,
     /// Where to serve /metrics, /healthz and /readyz by plain HTTP; nowhere if not given.
     #[arg(long, env = "OVM_METRICS_LISTEN", value_name = "ADDR:PORT")]
     pub metrics_listen: Option<SocketAddr>,
@@ -146,6 +150,7 @@ impl RunArgs {
             run_dir: self.run_dir,
             streams,
             volume_roots: self.volume_roots,
+            images: self.images.into(),
             telemetry,
         };
         let agent = Agent::start(options, client, cancel.clone()).await?;

@@ -18,7 +18,8 @@ use crate::doctor::NodeConditions;
 use crate::guest::NodeDisks;
 use crate::hostfs::{Directory, FileError};
 use crate::hypervisor::{Capabilities, Hypervisor};
-use crate::images::StoreError;
+use crate::images::inspect::InThisProcess;
+use crate::images::{Puller, StoreError};
 use crate::journal::{Journal, JournalError};
 use crate::libvirt::{ConnectError, Error, Libvirt, LibvirtOptions, give_back_start_pages};
 use crate::node::{
@@ -122,7 +123,12 @@ impl Agent {
             boot_id: &boot,
             proc_dir: &options.proc_dir,
         })?;
-        let disks = DiskStore::open(&options.data_dir, VolumeRoots::new(&options.volume_roots)?, holders)?;
+        let disks = DiskStore::open_with_limit(
+            &options.data_dir,
+            options.images.store_limit_bytes,
+            VolumeRoots::new(&options.volume_roots)?,
+            holders,
+        )?;
         let calls = options.telemetry.libvirt.clone();
         let libvirt_options = LibvirtOptions { calls, ..LibvirtOptions::new(&options.libvirt_uri) };
         let health = options.telemetry.health();
@@ -192,6 +198,8 @@ fn make_context(
     host_stop: Arc<HostStop>,
 ) -> NodeContext {
     let hypervisor: Arc<dyn Hypervisor> = Arc::new(libvirt);
+    let images = Arc::clone(state.disks.images());
+    let puller = Arc::new(Puller::new(images, Arc::new(InThisProcess), options.images.pull));
     NodeContext {
         node: options.node_name,
         identity: state.identity,
@@ -199,7 +207,7 @@ fn make_context(
         hypervisor,
         guests: objects.clone(),
         node_objects: objects.clone(),
-        disks: Arc::new(NodeDisks::new(state.disks, objects)),
+        disks: Arc::new(NodeDisks::new(state.disks, objects, puller)),
         journal: state.journal,
         recorder,
         telemetry: options.telemetry,

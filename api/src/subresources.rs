@@ -37,28 +37,38 @@ pub struct VirtualMachineUserData {
     pub vm_uid: String,
     /// Key `userdata` of each Secret that a volume of the VM names, by the Secret's name. A Secret that is missing, or has no such key, is left out.
     pub user_data: BTreeMap<String, ByteString>,
+    /// Key `.dockerconfigjson` of each Secret that a registryDisk of the VM names to pull its image with, likewise.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub pull_secrets: BTreeMap<String, ByteString>,
 }
 
 impl VirtualMachineUserData {
     /// The answer for one VM.
-    pub fn new(vm_uid: String, user_data: BTreeMap<String, ByteString>) -> Self {
+    pub fn new(
+        vm_uid: String,
+        user_data: BTreeMap<String, ByteString>,
+        pull_secrets: BTreeMap<String, ByteString>,
+    ) -> Self {
         Self {
             api_version: format!("{SUBRESOURCE_GROUP}/{VERSION}"),
             kind: USER_DATA_KIND.to_owned(),
             vm_uid,
             user_data,
+            pull_secrets,
         }
     }
 }
 
-/// User data may hold passwords and keys: only its length is shown.
+/// User data may hold passwords and keys, pull secrets hold passwords: only their lengths are shown.
 impl fmt::Debug for VirtualMachineUserData {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let lengths: BTreeMap<_, _> =
-            self.user_data.iter().map(|(name, bytes)| (name, format!("{} bytes", bytes.0.len()))).collect();
+        let lengths = |secrets: &BTreeMap<String, ByteString>| -> BTreeMap<String, String> {
+            secrets.iter().map(|(name, bytes)| (name.clone(), format!("{} bytes", bytes.0.len()))).collect()
+        };
         f.debug_struct(USER_DATA_KIND)
             .field("vm_uid", &self.vm_uid)
-            .field("user_data", &lengths)
+            .field("user_data", &lengths(&self.user_data))
+            .field("pull_secrets", &lengths(&self.pull_secrets))
             .finish_non_exhaustive()
     }
 }
@@ -70,11 +80,19 @@ mod tests {
     #[test]
     fn i7_the_answer_survives_the_wire_and_hides_its_content_in_logs() {
         let secret = ByteString(b"password: hunter2".to_vec());
-        let answer = VirtualMachineUserData::new("uid".to_owned(), [("seed".to_owned(), secret)].into());
+        let pull = ByteString(b"hunter2".to_vec());
+        let answer = VirtualMachineUserData::new(
+            "uid".to_owned(),
+            [("seed".to_owned(), secret)].into(),
+            [("pull".to_owned(), pull)].into(),
+        );
         let wire = serde_json::to_value(&answer).unwrap();
         assert_eq!(wire["userData"]["seed"], "cGFzc3dvcmQ6IGh1bnRlcjI=");
         assert_eq!(serde_json::from_value::<VirtualMachineUserData>(wire).unwrap(), answer);
         let printed = format!("{answer:?}");
-        assert!(printed.contains("17 bytes") && !printed.contains("hunter2"), "{printed}");
+        assert!(
+            printed.contains("17 bytes") && printed.contains("7 bytes") && !printed.contains("hunter2"),
+            "{printed}"
+        );
     }
 }

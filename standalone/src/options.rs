@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use agent::image_flags::ImageFlags;
 use clap::Parser;
 use controller::{NicModel, UuidCompat};
 use domain_xml::Network;
@@ -42,6 +43,8 @@ pub(crate) struct Options {
     /// Directory below which PersistentVolumes may hold guests' disks, or a block device that is one. May be given several times.
     #[arg(long = "volume-root", env = "OVM_VOLUME_ROOTS", value_name = "DIR", value_delimiter = ':')]
     pub(crate) volume_roots: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) images: ImageFlags,
     /// Make firmware UUIDs of new guests as another software does: kubevirt-v0 (of the name alone). For guests that come from there.
     #[arg(long, env = "OVM_UUID_COMPAT", value_name = "RULE")]
     pub(crate) uuid_compat: Option<UuidCompat>,

@@ -48,6 +48,7 @@ pub(crate) async fn run(options: Options) -> Result<()> {
         register_node: true,
         telemetry,
         volume_roots: options.volume_roots.clone(),
+        images: options.images.clone().into(),
         ..AgentOptions::new(node_name(&options)?, &options.data_dir)
     };
     // Before the agent, which asks there for its guests' user data.

@@ -4,6 +4,7 @@
 //! - [`boot_sector`]: guests of 512 bytes
 //! - [`libvirtd`]: a libvirtd for one test, apart from the host's
 //! - [`small_disk`]: a file system that is soon full
+//! - [`registry`]: image registries, and images for them
 //! - [`scenario`]: one scenario, both APIs
 //! - [`server`]: our programs as child processes, [`standalone`] in one or [`separate`] on a real API
 //! - [`nodes`]: several nodes on a real API
@@ -26,6 +27,7 @@ pub mod libvirtd;
 pub mod machines;
 pub mod nodes;
 pub mod programs;
+pub mod registry;
 pub mod scenario;
 pub mod seen;
 pub mod separate;

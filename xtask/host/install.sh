@@ -6,7 +6,7 @@ set -euo pipefail
 # libvirt and QEMU come from one suite, or the client library and the daemon disagree. Backports on Debian 12: 11.3 and 10.0.
 VIRT_PACKAGES=(libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients libvirt-dev libvirt0 qemu-system-x86 qemu-utils)
 TOOL_PACKAGES=(tini libxml2-utils pkg-config gcc libc6-dev make curl ca-certificates strace socat iproute2 openssl
-  containerd runc containernetworking-plugins nftables buildah
+  containerd runc containernetworking-plugins nftables buildah docker-registry
   dpkg-dev lintian help2man debootstrap systemd-container
   busybox-static syslinux syslinux-common mtools dosfstools cpio gzip xz-utils zstd kmod)
 

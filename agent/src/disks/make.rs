@@ -4,9 +4,9 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::blocking;
 use super::qemu_img::create_qcow2;
 use super::{BackingFile, VolumeError};
+use crate::blocking::blocking;
 use crate::hostfs::{Directory, FileError};
 use crate::images::DiskFormat;
 use crate::images::qcow2::Qcow2Header;

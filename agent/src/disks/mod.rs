@@ -26,6 +26,7 @@ use futures::StreamExt;
 
 use uuid::Uuid;
 
+use crate::blocking::blocking;
 use crate::hostfs::Directory;
 use crate::images::{ClaimedImage, DiskFormat, ImageStore, StoreError, VmReference};
 use crate::volumes::{Holders, VolumeDisk, VolumeRoots, WantedDisk};
@@ -48,7 +49,7 @@ pub struct DiskStore {
 
 #[derive(Debug)]
 struct Inner {
-    images: ImageStore,
+    images: Arc<ImageStore>,
     vms: Directory,
     roots: VolumeRoots,
     holders: Holders,
@@ -73,6 +74,8 @@ pub struct PreparedDisk {
     pub volume: String,
     /// Its file, and what that stands on: what the domain names.
     pub source: DiskSource,
+    /// The image that it stands on, if it does.
+    pub image: Option<ClaimedImage>,
 }
 
 impl DiskStore {
@@ -82,13 +85,26 @@ impl DiskStore {
     /// # Errors
     /// If they cannot be made or opened, or `data_dir` is not UTF-8.
     pub fn open(data_dir: &Path, roots: VolumeRoots, holders: Holders) -> Result<Self, StoreError> {
-        let images = ImageStore::open(data_dir)?;
+        Self::open_with_limit(data_dir, None, roots, holders)
+    }
+
+    /// The same, with an image store that holds at most so many bytes.
+    ///
+    /// # Errors
+    /// As [`DiskStore::open`].
+    pub fn open_with_limit(
+        data_dir: &Path,
+        limit_bytes: Option<u64>,
+        roots: VolumeRoots,
+        holders: Holders,
+    ) -> Result<Self, StoreError> {
+        let images = Arc::new(ImageStore::open(data_dir)?.with_limit(limit_bytes));
         let vms = Directory::open_root(data_dir)?.subdirectory_or_create(VMS_DIRECTORY)?;
         Ok(Self { inner: Arc::new(Inner { images, vms, roots, holders }) })
     }
 
     /// The image store that overlays stand on. Its calls wait for files: not for async code.
-    pub fn images(&self) -> &ImageStore {
+    pub fn images(&self) -> &Arc<ImageStore> {
         &self.inner.images
     }
 
@@ -153,13 +169,8 @@ impl DiskStore {
     }
 
     async fn prepare_all(&self, vm: &VmReference, volumes: &[VolumePlan]) -> Result<Vec<PreparedDisk>, PrepareError> {
-        let images: Vec<_> = volumes
-            .iter()
-            .filter_map(|volume| match &volume.content {
-                VolumeContent::Image(name) => Some((volume.ordinal, name.clone())),
-                VolumeContent::Seed(_) | VolumeContent::Empty { .. } | VolumeContent::Claimed(_) => None,
-            })
-            .collect();
+        let images: Vec<_> =
+            volumes.iter().filter_map(|volume| volume.image().map(|name| (volume.ordinal, name.clone()))).collect();
         let (inner, vm, plans) = (self.inner.clone(), vm.clone(), volumes.to_vec());
         let (claimed, found, directory) = blocking(move || {
             let claimed = inner.images.claim(&vm, &images)?;
@@ -193,7 +204,7 @@ impl DiskStore {
                     };
                     let top = DiskLayer { kind, path: disk.path, format: domain_xml::DiskFormat::Raw };
                     let source = DiskSource { top, backing: Vec::new(), access };
-                    return Ok(PreparedDisk { ordinal, volume: plan.volume.clone(), source });
+                    return Ok(PreparedDisk { ordinal, volume: plan.volume.clone(), source, image: None });
                 }
                 let backing = BackingFile { path: disk.path, format: DiskFormat::Raw, kind };
                 let name = format!("disk-{ordinal}.qcow2");
@@ -229,6 +240,7 @@ impl DiskStore {
                 backing: made.backing.map(|one| layer(one.kind, one.path, one.format)).into_iter().collect(),
                 access: DiskAccess::Exclusive,
             },
+            image: ready.claimed.iter().find(|image| image.ordinal == ordinal).cloned(),
         })
     }
 }
@@ -267,15 +279,6 @@ fn layer(kind: LayerKind, path: PathBuf, format: DiskFormat) -> DiskLayer {
         DiskFormat::Qcow2 => domain_xml::DiskFormat::Qcow2,
     };
     DiskLayer { kind, path, format }
-}
-
-/// Runs file operations where they may wait.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        // Only a panic in `work` gets here, or the end of the runtime, and then nobody waits for the result.
-        Err(error) => std::panic::resume_unwind(error.try_into_panic().unwrap_or_else(|e| Box::new(e))),
-    }
 }
 
 #[cfg(test)]

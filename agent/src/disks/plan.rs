@@ -49,6 +49,16 @@ pub struct ClaimedVolume {
     pub ephemeral: bool,
 }
 
+impl VolumePlan {
+    /// The image that it stands on, if it does.
+    pub fn image(&self) -> Option<&ImageName> {
+        match &self.content {
+            VolumeContent::Image(name) => Some(name),
+            VolumeContent::Seed(_) | VolumeContent::Empty { .. } | VolumeContent::Claimed(_) => None,
+        }
+    }
+}
+
 /// Why a volume cannot be made on this node, whatever is tried.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum VolumePlanError {

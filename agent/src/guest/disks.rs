@@ -4,16 +4,19 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use api::v1alpha1::VolumeStatus;
+use api::v1alpha1::{ImageStatus, VolumeStatus};
 use api::validated::{UserData, ValidatedSpec, VolumeSource};
 use domain_xml::{AllowedPaths, DiskSource};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use plan::node::GuestKey;
+use tokio::sync::Notify;
 use uuid::Uuid;
 
-use crate::disks::{DiskStore, plan_volumes};
-use crate::images::VmReference;
+use super::fetch::{Fetch, SecretsOfVm, wanted_images};
+use crate::blocking::blocking;
+use crate::disks::{DiskStore, PrepareError, PreparedDisk, VolumePlan, plan_volumes};
+use crate::images::{ImageName, Puller, StoreError, VmReference, needs_registry};
 use crate::objects::UserDataSource;
 use api::chain;
 
@@ -29,17 +32,39 @@ pub struct DiskTrouble {
     pub message: String,
 }
 
+/// What became of the making of disks.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Prepared {
+    /// All are there.
+    Ready(ReadyVolumes),
+    /// A registry has to be asked first.
+    NeedsImages,
+}
+
+/// Disks that are there.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ReadyVolumes {
+    /// The source of each volume, by its name.
+    pub sources: BTreeMap<String, DiskSource>,
+    /// The images that they stand on.
+    pub images: Vec<ImageStatus>,
+}
+
 /// The disks of the guests of this node.
 pub trait GuestDisks: Send + Sync + 'static {
-    /// Makes what is missing of a VM's disks; returns the source of each volume, by its name. `resolved` is what the VM's status says of its claims.
-    /// Repeatable.
+    /// Makes what is missing of a VM's disks. Repeatable. `resolved` is what the VM's status says of its claims. `fetched`: the registries were just
+    /// asked, and what the node has now is good.
     fn prepare<'a>(
         &'a self,
         key: &'a GuestKey,
         uid: Uuid,
         spec: &'a ValidatedSpec,
         resolved: &'a [VolumeStatus],
-    ) -> BoxFuture<'a, Result<BTreeMap<String, DiskSource>, DiskTrouble>>;
+        fetched: bool,
+    ) -> BoxFuture<'a, Result<Prepared, DiskTrouble>>;
+
+    /// Begins to ask the registries of a VM's images, and to pull what is missing. `wake` is rung whenever there is something new to see.
+    fn fetch(&self, key: &GuestKey, uid: Uuid, spec: &ValidatedSpec, wake: Arc<Notify>) -> Fetch;
 
     /// Removes a VM's disks. Repeatable.
     fn clean(&self, uid: Uuid) -> BoxFuture<'_, Result<(), DiskTrouble>>;
@@ -58,12 +83,31 @@ pub trait GuestDisks: Send + Sync + 'static {
 pub struct NodeDisks {
     store: DiskStore,
     user_data: Arc<dyn UserDataSource>,
+    puller: Arc<Puller>,
 }
 
 impl NodeDisks {
-    /// Disks in `store`, with user data from `user_data`.
-    pub fn new(store: DiskStore, user_data: Arc<dyn UserDataSource>) -> Self {
-        Self { store, user_data }
+    /// Disks in `store`, on images that `puller` pulls into it, with user data and pull secrets from `user_data`.
+    pub fn new(store: DiskStore, user_data: Arc<dyn UserDataSource>, puller: Arc<Puller>) -> Self {
+        Self { store, user_data, puller }
+    }
+
+    /// Whether a registry has to be asked before these volumes can be made.
+    async fn needs_images(&self, vm: &VmReference, volumes: &[VolumePlan]) -> Result<bool, StoreError> {
+        let names: Vec<ImageName> = volumes.iter().filter_map(VolumePlan::image).cloned().collect();
+        let (images, vm) = (Arc::clone(self.store.images()), vm.clone());
+        blocking(move || {
+            if names.is_empty() || images.has_claim(&vm)? {
+                return Ok(false);
+            }
+            for name in &names {
+                if needs_registry(name, images.find(name)?.as_ref()) {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
+        })
+        .await
     }
 
     /// The user data of every Secret that the spec names. One that is missing is left out: the planning of volumes says so.
@@ -92,17 +136,28 @@ impl GuestDisks for NodeDisks {
         uid: Uuid,
         spec: &'a ValidatedSpec,
         resolved: &'a [VolumeStatus],
-    ) -> BoxFuture<'a, Result<BTreeMap<String, DiskSource>, DiskTrouble>> {
+        fetched: bool,
+    ) -> BoxFuture<'a, Result<Prepared, DiskTrouble>> {
         let vm = VmReference { uid, namespace: key.namespace.clone(), name: key.name.clone() };
         async move {
             let user_data = self.read_user_data(key, uid, spec).await?;
             let volumes = plan_volumes(&vm, spec, &user_data, resolved)
                 .map_err(|error| DiskTrouble { reason: error.reason(), message: chain(&error) })?;
-            let prepared = self.store.prepare(&vm, &volumes).await;
-            let prepared = prepared.map_err(|error| DiskTrouble { reason: error.reason(), message: chain(&error) })?;
-            Ok(prepared.into_iter().map(|disk| (disk.volume, disk.source)).collect())
+            let trouble = |error: PrepareError| DiskTrouble { reason: error.reason(), message: chain(&error) };
+            if !fetched && self.needs_images(&vm, &volumes).await.map_err(|error| trouble(error.into()))? {
+                return Ok(Prepared::NeedsImages);
+            }
+            let prepared = self.store.prepare(&vm, &volumes).await.map_err(trouble)?;
+            let images = prepared.iter().filter_map(image_status).collect();
+            let sources = prepared.into_iter().map(|disk| (disk.volume, disk.source)).collect();
+            Ok(Prepared::Ready(ReadyVolumes { sources, images }))
         }
         .boxed()
+    }
+
+    fn fetch(&self, key: &GuestKey, uid: Uuid, spec: &ValidatedSpec, wake: Arc<Notify>) -> Fetch {
+        let source = SecretsOfVm { source: Arc::clone(&self.user_data), key: key.clone(), uid };
+        Fetch::begin(Arc::clone(&self.puller), source, wanted_images(spec), wake)
     }
 
     fn clean(&self, uid: Uuid) -> BoxFuture<'_, Result<(), DiskTrouble>> {
@@ -136,4 +191,14 @@ impl GuestDisks for NodeDisks {
     fn console_log(&self, uid: Uuid) -> PathBuf {
         self.store.path().join(uid.to_string()).join(CONSOLE_LOG)
     }
+}
+
+fn image_status(disk: &PreparedDisk) -> Option<ImageStatus> {
+    let image = disk.image.as_ref()?;
+    Some(ImageStatus {
+        volume_name: disk.volume.clone(),
+        image: image.full_name.clone(),
+        digest: image.manifest.as_ref().map(ToString::to_string),
+        disk_digest: image.blob.digest.to_string(),
+    })
 }

@@ -16,8 +16,9 @@ use tracing::{info, warn};
 use uuid::Uuid;
 
 use super::GuestWorker;
+use super::disks::Prepared;
 use super::look::Reads;
-use super::memory::ReadyDisks;
+use super::memory::{Images, ImagesState, ReadyDisks};
 use super::observe::Seen;
 use super::render::GuestSpec;
 use crate::hypervisor::DomainChange;
@@ -33,6 +34,9 @@ const LOOK_LIFE: Duration = Duration::from_secs(20);
 const KILL_PATIENCE: Duration = Duration::from_secs(5);
 /// How often it is looked at meanwhile.
 const KILL_INTERVAL: Duration = Duration::from_millis(20);
+
+/// The step that goes on after it was executed.
+const FETCH_IMAGES: &str = "FetchImages";
 
 /// What became of a plan's steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,6 +123,11 @@ impl GuestWorker {
     pub(super) async fn execute_step(&mut self, seen: &Seen, step: &Step) -> Result<(), StepError> {
         match step {
             Step::PrepareDisks { uid } => self.prepare_disks(seen, uid).await,
+            Step::FetchImages { uid } => self.fetch_images(seen, uid),
+            Step::CancelFetch => {
+                self.memory.images = None;
+                Ok(())
+            }
             Step::Define { uid, expect } => self.define(seen, uid, expect).await,
             Step::WriteStatus(write) => self.write_status(seen, write).await,
             Step::JournalStart { uid, running } => self.journal_start(seen, uid, *running).await,
@@ -155,13 +164,38 @@ impl GuestWorker {
 
     async fn prepare_disks(&mut self, seen: &Seen, uid: &str) -> Result<(), StepError> {
         let spec = spec_of(seen)?;
+        // What was pulled has been told by now.
+        let images = self.memory.images.as_mut().filter(|images| images.vm_uid == uid);
+        let fetched = match images.map(|images| &mut images.state) {
+            Some(ImagesState::Fetched(told)) => {
+                told.clear();
+                true
+            }
+            _ => false,
+        };
         let disks = &self.looker.context.disks;
         self.alive.idle();
-        let prepared = disks.prepare(&self.looker.key, parse_uid(uid)?, &spec.spec, &spec.volumes).await;
+        let prepared = disks.prepare(&self.looker.key, parse_uid(uid)?, &spec.spec, &spec.volumes, fetched).await;
         self.alive.busy();
-        let sources = prepared
+        let prepared = prepared
             .map_err(|trouble| StepError::Failed { reason: trouble.reason.to_owned(), message: trouble.message })?;
-        self.memory.disks = Some(ReadyDisks { vm_uid: uid.to_owned(), sources });
+        match prepared {
+            Prepared::Ready(volumes) => {
+                self.memory.disks = Some(ReadyDisks { vm_uid: uid.to_owned(), volumes });
+                self.memory.images = None;
+            }
+            Prepared::NeedsImages => {
+                self.memory.images = Some(Images { vm_uid: uid.to_owned(), state: ImagesState::Missing });
+            }
+        }
+        Ok(())
+    }
+
+    fn fetch_images(&mut self, seen: &Seen, uid: &str) -> Result<(), StepError> {
+        let spec = spec_of(seen)?;
+        let wake = Arc::clone(&self.bell.wake);
+        let fetch = self.looker.context.disks.fetch(&self.looker.key, parse_uid(uid)?, &spec.spec, wake);
+        self.memory.images = Some(Images { vm_uid: uid.to_owned(), state: ImagesState::OnTheirWay(fetch) });
         Ok(())
     }
 
@@ -179,7 +213,7 @@ impl GuestWorker {
         };
         let console_log = self.looker.context.disks.console_log(parse_uid(uid)?);
         let xml = spec
-            .render(&self.looker.context, &metadata, &disks.sources, &console_log)
+            .render(&self.looker.context, &metadata, &disks.volumes.sources, &console_log)
             .map_err(|(reason, message)| StepError::Failed { reason: reason.to_owned(), message })?;
         self.memory.description = None;
         self.looker.context.hypervisor.define(spec.firmware_uuid, xml).await?;
@@ -328,7 +362,7 @@ impl GuestWorker {
         });
     }
 
-    fn note_failure(&mut self, step: &Step, reason: String, message: String) {
+    pub(super) fn note_failure(&mut self, step: &Step, reason: String, message: String) {
         let kind = kind_of(step);
         let again = self.memory.troubled_step == Some(kind);
         let failures =
@@ -340,8 +374,20 @@ impl GuestWorker {
             Some(Trouble { reason, message, at: Timestamp::now(), failures, bringing_up: step.is_bringing_up() });
     }
 
+    /// What registries could not give is there now.
+    pub(super) fn note_fetched(&mut self) {
+        if self.memory.troubled_step == Some(FETCH_IMAGES) {
+            self.memory.troubled_step = None;
+            self.memory.trouble = None;
+        }
+    }
+
     /// A trouble is over when what failed succeeds, or when the guest starts.
     fn note_success(&mut self, step: &Step) {
+        // That one has only begun.
+        if matches!(step, Step::FetchImages { .. }) {
+            return;
+        }
         if self.memory.troubled_step == Some(kind_of(step)) || matches!(step, Step::Start { .. }) {
             self.memory.troubled_step = None;
             self.memory.trouble = None;
@@ -378,6 +424,8 @@ fn failed(reason: &str, error: &(dyn std::error::Error + 'static)) -> StepError 
 fn kind_of(step: &Step) -> &'static str {
     match step {
         Step::PrepareDisks { .. } => "PrepareDisks",
+        Step::FetchImages { .. } => FETCH_IMAGES,
+        Step::CancelFetch => "CancelFetch",
         Step::Define { .. } => "Define",
         Step::WriteStatus(_) => "WriteStatus",
         Step::JournalStart { .. } => "JournalStart",

@@ -1,15 +1,17 @@
 //! What a worker remembers of its guest. All of it can be lost at any time: it saves work, or only this process could know it.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use api::v1alpha1::{AbiStatus, InterfaceStatus, VirtualMachine};
-use domain_xml::{DiskSource, Metadata, ObservedDomain, record_of};
+use domain_xml::{Metadata, ObservedDomain, record_of};
 use jiff::Timestamp;
 use kube::ResourceExt;
 use plan::node::{Resumes, Trouble};
 use uuid::Uuid;
+
+use super::disks::ReadyVolumes;
+use super::fetch::Fetch;
 
 /// What libvirt's events said of a guest since it was last looked at.
 #[derive(Debug, Default)]
@@ -33,7 +35,25 @@ pub(super) struct Description {
 #[derive(Clone, Debug)]
 pub(super) struct ReadyDisks {
     pub(super) vm_uid: String,
-    pub(super) sources: BTreeMap<String, DiskSource>,
+    pub(super) volumes: ReadyVolumes,
+}
+
+/// The images of one VM, as far as it needs a registry for them.
+#[derive(Debug)]
+pub(super) struct Images {
+    pub(super) vm_uid: String,
+    pub(super) state: ImagesState,
+}
+
+/// How far they are.
+#[derive(Debug)]
+pub(super) enum ImagesState {
+    /// To be asked for.
+    Missing,
+    /// On their way.
+    OnTheirWay(Fetch),
+    /// There. What is to be told of them, once.
+    Fetched(Vec<String>),
 }
 
 /// What a worker remembers.
@@ -51,6 +71,7 @@ pub(super) struct Memory {
     pub(super) troubled_step: Option<&'static str>,
     pub(super) description: Option<Description>,
     pub(super) disks: Option<ReadyDisks>,
+    pub(super) images: Option<Images>,
     /// The answer to the last write or read of the VM: the watch may be behind it.
     pub(super) latest: Option<Arc<VirtualMachine>>,
     pub(super) last_state: &'static str,
@@ -68,6 +89,7 @@ impl Memory {
             troubled_step: None,
             description: None,
             disks: None,
+            images: None,
             latest: None,
             last_state: "",
         }
@@ -90,6 +112,7 @@ impl Memory {
             self.trouble = None;
             self.troubled_step = None;
             self.panic_seen = false;
+            self.images = self.images.take().filter(|images| images.vm_uid == vm_uid);
         }
     }
 

@@ -5,6 +5,7 @@
 
 mod disks;
 mod execute;
+mod fetch;
 mod look;
 mod memory;
 mod observe;
@@ -20,7 +21,8 @@ use telemetry::LoopGuard;
 use tokio::sync::Notify;
 use tracing::{debug, info, warn};
 
-pub use disks::{DiskTrouble, GuestDisks, NodeDisks};
+pub use disks::{DiskTrouble, GuestDisks, NodeDisks, Prepared, ReadyVolumes};
+pub use fetch::Fetch;
 pub(crate) use memory::Hints;
 
 use crate::node::NodeContext;

@@ -8,15 +8,17 @@ use domain_xml::Metadata;
 use jiff::Timestamp;
 use kube::ResourceExt;
 use plan::node::{
-    DesiredGuest, DiskFault, DisksState, DomainFacts, DomainSlot, DomainState, FreshVm, ObservedGuest, PausedReason,
-    ShutOffReason, Trouble, VmFacts,
+    DesiredGuest, DiskFault, DisksState, DomainFacts, DomainSlot, DomainState, FetchState, FreshVm, ImageFetch,
+    ObservedGuest, PausedReason, ShutOffReason, Step, Trouble, VmFacts,
 };
 use tokio::time::Instant;
 use tracing::warn;
 use uuid::Uuid;
 
 use super::GuestWorker;
+use super::disks::DiskTrouble;
 use super::look::Reads;
+use super::memory::ImagesState;
 use super::render::{GuestSpec, firmware_uuid_of};
 use crate::libvirt::{self, DomainSummary, XmlView};
 use api::chain;
@@ -61,6 +63,7 @@ impl GuestWorker {
         {
             self.memory.turn_to(&uid);
         }
+        let fetch = self.observe_fetch();
         let spec = self.observe_spec(vm.as_deref()).await;
         let wanted_abi = spec.as_ref().map(|spec| spec.as_ref().map(GuestSpec::abi).map_err(Clone::clone));
         let desired = DesiredGuest {
@@ -84,6 +87,8 @@ impl GuestWorker {
             disks: DisksState {
                 ready_for: self.memory.disks.as_ref().map(|disks| disks.vm_uid.clone()),
                 present: self.files_of_guest(&reads.files, vm.as_deref(), domain.as_ref()),
+                images: self.memory.disks.as_ref().map(|disks| disks.volumes.images.clone()).unwrap_or_default(),
+                fetch,
             },
             wanted_abi,
             trouble: self.memory.trouble.clone(),
@@ -159,6 +164,30 @@ impl GuestWorker {
             }
         });
         faults.collect()
+    }
+
+    /// How far the images are. One that failed is noted as the failed step that it is.
+    fn observe_fetch(&mut self) -> Option<ImageFetch> {
+        let images = self.memory.images.as_mut()?;
+        let vm_uid = images.vm_uid.clone();
+        let state = match &images.state {
+            ImagesState::Missing => FetchState::Missing,
+            ImagesState::Fetched(told) => FetchState::Fetched(told.clone()),
+            ImagesState::OnTheirWay(fetch) => match fetch.state() {
+                Ok(FetchState::Fetched(told)) => {
+                    images.state = ImagesState::Fetched(told.clone());
+                    self.note_fetched();
+                    FetchState::Fetched(told)
+                }
+                Ok(state) => state,
+                Err(DiskTrouble { reason, message }) => {
+                    images.state = ImagesState::Missing;
+                    self.note_failure(&Step::FetchImages { uid: vm_uid.clone() }, reason.to_owned(), message);
+                    FetchState::Missing
+                }
+            },
+        };
+        Some(ImageFetch { vm_uid, state })
     }
 
     /// What libvirt settled for the domain; read once a definition.

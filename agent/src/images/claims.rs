@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::error::StoreError;
-use super::index::Blob;
+use super::index::{Blob, Digest};
 use super::name::ImageName;
 use crate::hostfs::Directory;
 
@@ -48,6 +48,9 @@ pub struct ClaimedImage {
     pub ordinal: usize,
     /// Full name of the image when it was claimed.
     pub full_name: String,
+    /// Digest of its manifest at its registry; none for an imported file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manifest: Option<Digest>,
     /// The disk file.
     #[serde(flatten)]
     pub blob: Blob,

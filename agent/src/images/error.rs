@@ -57,6 +57,16 @@ pub enum StoreError {
         /// The image.
         full_name: String,
     },
+    /// All that could go is gone, and the rest is too much.
+    #[error(
+        "the image store may hold {limit_bytes} bytes and holds {used_bytes} that are in use or imported; raise --image-store-limit, or remove images: ovm-agent image list"
+    )]
+    Limit {
+        /// What it may hold.
+        limit_bytes: u64,
+        /// What it holds.
+        used_bytes: u64,
+    },
     /// The VM has claimed other images than the ones asked for now, though a bound VM's spec does not change.
     #[error("VirtualMachine {vm} has claimed other images than its spec names now")]
     ClaimDiffers {

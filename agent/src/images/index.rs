@@ -96,6 +96,20 @@ pub struct Image {
     pub blob: Blob,
     /// When the name was given to this disk file.
     pub imported: Timestamp,
+    /// The registry's image that it is; none for an imported file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pulled: Option<Pulled>,
+}
+
+/// What an image is at its registry.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Pulled {
+    /// Digest of its manifest, or of its index: what its name meant when it was pulled.
+    pub manifest: Digest,
+    /// The registry was shown credentials. Whoever uses the image has to show theirs: that it is here already gives nobody a right to it.
+    #[serde(default)]
+    pub with_credentials: bool,
 }
 
 /// All images, sorted by full name.
@@ -158,11 +172,31 @@ impl Index {
     }
 
     /// Gives `name` to `blob`; the disk file that had the name before is returned.
-    pub fn insert(&mut self, name: &ImageName, blob: Blob, imported: Timestamp) -> Option<Blob> {
+    pub fn insert(
+        &mut self,
+        name: &ImageName,
+        blob: Blob,
+        imported: Timestamp,
+        pulled: Option<Pulled>,
+    ) -> Option<Blob> {
         let before = self.remove(name);
-        self.images.push(Image { name: name.given().to_owned(), full_name: name.full().to_owned(), blob, imported });
+        let (name, full_name) = (name.given().to_owned(), name.full().to_owned());
+        self.images.push(Image { name, full_name, blob, imported, pulled });
         self.images.sort_by(|a, b| a.full_name.cmp(&b.full_name));
         before
+    }
+
+    /// The disk file that was pulled as this manifest, under whatever name.
+    pub fn find_manifest(&self, manifest: &Digest) -> Option<&Blob> {
+        let is_it = |image: &&Image| image.pulled.as_ref().is_some_and(|pulled| pulled.manifest == *manifest);
+        self.images.iter().find(is_it).map(|image| &image.blob)
+    }
+
+    /// Takes all names of a disk file away; they are returned as they were given.
+    pub fn remove_disk_file(&mut self, digest: &Digest) -> Vec<String> {
+        let (gone, kept) = std::mem::take(&mut self.images).into_iter().partition(|image| image.blob.digest == *digest);
+        self.images = kept;
+        Vec::into_iter(gone).map(|image| image.name).collect()
     }
 
     /// Takes `name` away; the disk file that had it is returned.

@@ -16,8 +16,13 @@ pub mod claims;
 mod copy;
 pub mod error;
 pub mod format;
+mod incoming;
 pub mod index;
+pub mod inspect;
 pub mod name;
+pub mod pull;
+mod pulled;
+pub mod puller;
 pub mod qcow2;
 pub mod store;
 
@@ -27,6 +32,22 @@ pub const DEFAULT_DATA_DIR: &str = "/var/lib/ovm";
 pub use claims::{ClaimedImage, VmReference, name_some};
 pub use error::{ImportError, StoreError};
 pub use format::{DiskFormat, RefusedFormat};
-pub use index::{Blob, Digest, Image};
+pub use index::{Blob, Digest, Image, Pulled};
+pub use inspect::{Inspect, InspectError};
 pub use name::{ImageName, ImageNameError};
+pub use pull::{Progress, PullError, PullRequest, PullSettings, pull};
+pub use pulled::Pruned;
+pub use puller::{Fetched, Puller, needs_registry};
 pub use store::{ImageStore, ImportedImage, ListedImage};
+
+/// A size in the largest binary unit that leaves something before the point, with one digit after it: `11.5Mi`.
+pub(crate) fn size(bytes: u64) -> String {
+    const UNITS: [(&str, u32); 4] = [("Ti", 40), ("Gi", 30), ("Mi", 20), ("Ki", 10)];
+    match UNITS.iter().find(|(_, shift)| bytes >> shift > 0) {
+        Some((unit, shift)) => {
+            let tenths = (u128::from(bytes) * 10) >> shift;
+            format!("{}.{}{unit}", tenths / 10, tenths % 10)
+        }
+        None => format!("{bytes}"),
+    }
+}

@@ -37,6 +37,37 @@ impl ImageName {
         &self.given
     }
 
+    /// The registry's host, with its port if the name gives one, such as `docker.io`.
+    pub fn host(&self) -> &str {
+        self.full.split_once('/').map_or(DEFAULT_HOST, |(host, _)| host)
+    }
+
+    /// The repository in that registry, such as `library/debian`.
+    pub fn repository(&self) -> &str {
+        self.parts().0
+    }
+
+    /// The tag, or the digest with `sha256:`.
+    pub fn reference(&self) -> &str {
+        self.parts().1
+    }
+
+    /// Whether the name says by digest which image it means, so that it never means another.
+    pub fn is_digest(&self) -> bool {
+        self.full.contains('@')
+    }
+
+    /// Whether the name means whatever was published last: Kubernetes asks the registry at each start for these.
+    pub fn is_floating(&self) -> bool {
+        self.reference() == DEFAULT_TAG
+    }
+
+    fn parts(&self) -> (&str, &str) {
+        let rest = self.full.split_once('/').map_or("", |(_, rest)| rest);
+        // The full form always has one of the two, and a path has neither character.
+        rest.split_once('@').or_else(|| rest.split_once(':')).unwrap_or((rest, DEFAULT_TAG))
+    }
+
     /// The full form, such as `docker.io/library/debian:latest`. Two names are the same image if their full forms are equal.
     pub fn full(&self) -> &str {
         &self.full
@@ -172,6 +203,8 @@ mod tests {
         ] {
             let name: ImageName = given.parse().unwrap();
             assert_eq!((name.given(), name.full()), (given, full));
+            let at = if name.is_digest() { '@' } else { ':' };
+            assert_eq!(format!("{}/{}{at}{}", name.host(), name.repository(), name.reference()), full);
         }
     }
 

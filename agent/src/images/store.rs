@@ -1,9 +1,8 @@
 //! The store's operations. See the module above for the files.
 
 use std::collections::BTreeSet;
-use std::fs::{File, Permissions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -12,8 +11,9 @@ use uuid::Uuid;
 use super::claims::{Claim, ClaimedImage, Claims, VmReference};
 use super::copy::{CopyError, copy_file, hash_file};
 use super::error::{ImportError, StoreError};
-use super::format::{DetectedFormat, detect_format};
-use super::index::{Blob, Digest, Image, Index};
+use super::format::detect_format;
+use super::incoming::Incoming;
+use super::index::{Blob, Digest, Image, Index, Pulled};
 use super::name::ImageName;
 use crate::hostfs::{Directory, FileError, UNFINISHED_SUFFIX, open_user_file};
 
@@ -22,17 +22,15 @@ const LOCK_FILE: &str = "lock";
 const INDEX_FILE: &str = "index.json";
 /// Room for about 100,000 images.
 const MAX_INDEX_BYTES: u64 = 64 << 20;
-/// Many guests' QEMUs read one disk file, and none may write to it. Reading needs its name, which is its content's hash, because the directory
-/// cannot be listed.
-const DISK_FILE_MODE: u32 = 0o444;
 
 /// The images of this node.
 #[derive(Debug)]
 pub struct ImageStore {
-    root: Directory,
-    blobs: Directory,
-    incoming: Directory,
-    claims: Claims,
+    pub(super) root: Directory,
+    pub(super) blobs: Directory,
+    pub(super) incoming: Directory,
+    pub(super) claims: Claims,
+    pub(super) limit_bytes: Option<u64>,
 }
 
 /// An image, and who uses it.
@@ -56,22 +54,8 @@ pub struct ImportedImage {
 }
 
 /// Held while the store is read or changed; the kernel lets go of it when the process ends, however it ends.
-struct StoreLock {
+pub(super) struct StoreLock {
     _file: File,
-}
-
-/// A copy in the making. Deleted when dropped, unless it was moved into place.
-struct Incoming<'s> {
-    directory: &'s Directory,
-    name: String,
-    file: File,
-}
-
-impl Drop for Incoming<'_> {
-    fn drop(&mut self) {
-        // Gone already if it was moved into place; else what stays is swept at the next change.
-        let _ = self.directory.remove_file_if_exists(&self.name);
-    }
 }
 
 impl ImageStore {
@@ -89,8 +73,15 @@ impl ImageStore {
             blobs: root.subdirectory_or_create("blobs")?,
             incoming: root.subdirectory_or_create("incoming")?,
             claims: Claims::new(root.subdirectory_or_create("claims")?),
+            limit_bytes: None,
             root,
         })
+    }
+
+    /// The same store, which makes room for what is pulled so that its disk files never hold more than `limit_bytes`. Imported files count, and stay.
+    #[must_use]
+    pub fn with_limit(self, limit_bytes: Option<u64>) -> Self {
+        Self { limit_bytes, ..self }
     }
 
     /// Copies `file` into the store and gives it `name`, taking the name from another image if need be. VMs that stand on that one keep it.
@@ -110,17 +101,10 @@ impl ImageStore {
             CopyError::Write(source) => FileError::new("write in", incoming_path, source).into(),
             CopyError::Changed => ImportError::Changed(file.to_owned()),
         })?;
-        let DetectedFormat { format, virtual_bytes } = detect_format(&incoming.file).map_err(refused)?;
-        let on_copy = |operation| move |e: io::Error| FileError::new(operation, incoming_path, e);
-        let digest = hash_file(&incoming.file).map_err(on_copy("read in"))?;
-        incoming
-            .file
-            .set_permissions(Permissions::from_mode(DISK_FILE_MODE))
-            .map_err(on_copy("set the mode of a file in"))?;
-        incoming.file.sync_all().map_err(on_copy("write in"))?;
-        let file_bytes = incoming.file.metadata().map_err(on_copy("read in"))?.len();
-
-        Ok(self.take_in(name, &incoming, Blob { digest, format, file_bytes, virtual_bytes })?)
+        let detected = detect_format(&incoming.file).map_err(refused)?;
+        let digest = hash_file(&incoming.file).map_err(|e| FileError::new("read in", incoming_path, e))?;
+        let blob = incoming.seal(digest, detected)?;
+        Ok(self.take_in(name, &incoming, blob, None)?)
     }
 
     /// All images, sorted by name, then the disk files that only VMs hold.
@@ -194,7 +178,12 @@ impl ImageStore {
         let index = self.read_index()?;
         let claimed = |(ordinal, name): &(usize, ImageName)| {
             let image = index.get(name).ok_or_else(|| StoreError::NotFound(name.clone()))?;
-            Ok(ClaimedImage { ordinal: *ordinal, full_name: image.full_name.clone(), blob: image.blob.clone() })
+            Ok(ClaimedImage {
+                ordinal: *ordinal,
+                full_name: image.full_name.clone(),
+                manifest: image.pulled.as_ref().map(|pulled| pulled.manifest.clone()),
+                blob: image.blob.clone(),
+            })
         };
         let images = wanted.iter().map(claimed).collect::<Result<Vec<_>, StoreError>>()?;
         self.require_disk_files(&images)?;
@@ -208,7 +197,9 @@ impl ImageStore {
     /// If the store cannot be read or written.
     pub fn release(&self, uid: Uuid) -> Result<(), StoreError> {
         let _lock = self.lock_exclusive()?;
+        let claim = self.claims.get(uid)?;
         if self.claims.remove_if_exists(uid)? {
+            self.note_use(claim.iter().flat_map(|claim| &claim.images).map(|image| &image.blob));
             self.sweep()?;
         }
         Ok(())
@@ -233,10 +224,16 @@ impl ImageStore {
     }
 
     /// The second half of an import: from here on other users of the store wait.
-    fn take_in(&self, name: &ImageName, incoming: &Incoming<'_>, blob: Blob) -> Result<ImportedImage, StoreError> {
+    pub(super) fn take_in(
+        &self,
+        name: &ImageName,
+        incoming: &Incoming<'_>,
+        blob: Blob,
+        pulled: Option<Pulled>,
+    ) -> Result<ImportedImage, StoreError> {
         let _lock = self.lock_exclusive()?;
         let mut index = self.read_index()?;
-        let replaced = index.insert(name, blob.clone(), Timestamp::now()).map(|blob| blob.digest);
+        let replaced = index.insert(name, blob.clone(), Timestamp::now(), pulled).map(|blob| blob.digest);
         let place = || -> Result<(), StoreError> {
             let file_name = blob.file_name();
             if !self.has_disk_file(&blob) {
@@ -265,26 +262,15 @@ impl ImageStore {
         }
     }
 
-    fn has_disk_file(&self, blob: &Blob) -> bool {
+    pub(super) fn has_disk_file(&self, blob: &Blob) -> bool {
         self.blobs
             .open_file(&blob.file_name())
             .is_ok_and(|file| file.metadata().is_ok_and(|m| m.len() == blob.file_bytes))
     }
 
-    fn create_incoming(&self) -> Result<Incoming<'_>, StoreError> {
-        // Made and locked while nobody sweeps: a sweep takes an unlocked file for left over.
-        let _lock = self.lock_exclusive()?;
-        self.sweep()?;
-        let name = Uuid::new_v4().to_string();
-        let file = self.incoming.create_file(&name)?;
-        let incoming = Incoming { directory: &self.incoming, name, file };
-        incoming.file.lock().map_err(|e| FileError::new("lock", self.incoming.path_of(&incoming.name), e))?;
-        Ok(incoming)
-    }
-
     /// Deletes what crashes and changes left: copies that nobody makes, half-written files, disk files that nothing refers to.
     /// The caller holds the exclusive lock.
-    fn sweep(&self) -> Result<(), StoreError> {
+    pub(super) fn sweep(&self) -> Result<(), StoreError> {
         for name in self.incoming.names()? {
             if self.incoming.open_file(&name).is_ok_and(|file| file.try_lock().is_ok()) {
                 self.incoming.remove_file_if_exists(&name)?;
@@ -305,7 +291,7 @@ impl ImageStore {
         Ok(())
     }
 
-    fn read_index(&self) -> Result<Index, StoreError> {
+    pub(super) fn read_index(&self) -> Result<Index, StoreError> {
         match self.root.read_if_exists(INDEX_FILE, MAX_INDEX_BYTES)? {
             None => Ok(Index::default()),
             Some(bytes) => Index::from_json(&bytes)
@@ -313,16 +299,16 @@ impl ImageStore {
         }
     }
 
-    fn write_index(&self, index: &Index) -> Result<(), StoreError> {
+    pub(super) fn write_index(&self, index: &Index) -> Result<(), StoreError> {
         self.root.write_atomically(INDEX_FILE, &index.to_json())?;
         Ok(self.root.sync()?)
     }
 
-    fn lock_shared(&self) -> Result<StoreLock, StoreError> {
+    pub(super) fn lock_shared(&self) -> Result<StoreLock, StoreError> {
         self.lock(File::lock_shared)
     }
 
-    fn lock_exclusive(&self) -> Result<StoreLock, StoreError> {
+    pub(super) fn lock_exclusive(&self) -> Result<StoreLock, StoreError> {
         self.lock(File::lock)
     }
 

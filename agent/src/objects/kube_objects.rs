@@ -9,6 +9,7 @@ use api::v1alpha1::{OfflineVirtualMachine, VirtualMachine};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use jiff::Timestamp;
+use k8s_openapi::ByteString;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::{Namespace, Node};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
@@ -235,21 +236,42 @@ impl UserDataSource for KubeObjects {
         key: &'a GuestKey,
         uid: Uuid,
     ) -> BoxFuture<'a, Result<BTreeMap<String, Vec<u8>>, ApiError>> {
-        const READ: &str = "get the user data from the controller";
-        let refused = |message: String| ApiError::Refused { operation: READ, message };
+        async move { Ok(to_bytes(self.read_secrets_of("get the user data from the controller", key, uid).await?.user_data)) }
+            .boxed()
+    }
+
+    fn read_pull_secrets<'a>(
+        &'a self,
+        key: &'a GuestKey,
+        uid: Uuid,
+    ) -> BoxFuture<'a, Result<BTreeMap<String, Vec<u8>>, ApiError>> {
         async move {
-            let path = api::subresources::path(&key.namespace, &key.name, "userdata");
-            let request = http::Request::get(path).body(Vec::new()).map_err(|error| refused(error.to_string()))?;
-            let answer = within(READ, self.client.request::<VirtualMachineUserData>(request)).await;
-            let answer =
-                answer.map_err(|error| if is_missing(&error) { refused(NOT_AGGREGATED.to_owned()) } else { error })?;
-            if answer.vm_uid != uid.to_string() {
-                return Err(ApiError::Conflict { operation: READ });
-            }
-            Ok(answer.user_data.into_iter().map(|(secret, bytes)| (secret, bytes.0)).collect())
+            Ok(to_bytes(self.read_secrets_of("get the pull secret from the controller", key, uid).await?.pull_secrets))
         }
         .boxed()
     }
+}
+
+impl KubeObjects {
+    /// What the VM names only by the Secrets that it is in.
+    async fn read_secrets_of(
+        &self,
+        operation: &'static str,
+        key: &GuestKey,
+        uid: Uuid,
+    ) -> Result<VirtualMachineUserData, ApiError> {
+        let refused = |message: String| ApiError::Refused { operation, message };
+        let path = api::subresources::path(&key.namespace, &key.name, "userdata");
+        let request = http::Request::get(path).body(Vec::new()).map_err(|error| refused(error.to_string()))?;
+        let answer = within(operation, self.client.request::<VirtualMachineUserData>(request)).await;
+        let answer =
+            answer.map_err(|error| if is_missing(&error) { refused(NOT_AGGREGATED.to_owned()) } else { error })?;
+        if answer.vm_uid == uid.to_string() { Ok(answer) } else { Err(ApiError::Conflict { operation }) }
+    }
+}
+
+fn to_bytes(secrets: BTreeMap<String, ByteString>) -> BTreeMap<String, Vec<u8>> {
+    secrets.into_iter().map(|(name, bytes)| (name, bytes.0)).collect()
 }
 
 fn is_out_of_service(node: &Node) -> bool {

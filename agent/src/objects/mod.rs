@@ -98,6 +98,13 @@ pub trait UserDataSource: Send + Sync + 'static {
         key: &'a GuestKey,
         uid: Uuid,
     ) -> BoxFuture<'a, Result<BTreeMap<String, Vec<u8>>, ApiError>>;
+
+    /// Key `.dockerconfigjson` of the pull secrets that this VM names, likewise.
+    fn read_pull_secrets<'a>(
+        &'a self,
+        key: &'a GuestKey,
+        uid: Uuid,
+    ) -> BoxFuture<'a, Result<BTreeMap<String, Vec<u8>>, ApiError>>;
 }
 
 impl ApiError {

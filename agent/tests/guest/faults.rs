@@ -133,7 +133,7 @@ async fn what_hinders_a_start_is_told_and_the_guest_starts_once_it_is_gone() {
         .unwrap()
         .push(json!({"name": "seed", "volumeName": "seed", "disk": {}}));
     let mut without_image = spec(Guest::Deaf, 0);
-    without_image["volumes"][0]["registryDisk"]["image"] = json!("no/such:image");
+    without_image["volumes"][0]["registryDisk"]["image"] = json!("localhost:1/no/such:image");
     world.libvirtd.virsh(&["define", &foreign_domain(&world)]).unwrap();
     for (name, spec) in [("secret", with_secret), ("image", without_image), ("foreign", spec(Guest::Deaf, 0))] {
         world.create(name, spec).await;
@@ -141,7 +141,7 @@ async fn what_hinders_a_start_is_told_and_the_guest_starts_once_it_is_gone() {
     }
     for (name, why, names) in [
         ("secret", "SecretMissing", "top-secret"),
-        ("image", "ErrImageNotFound", "no/such:image"),
+        ("image", "ErrImagePull", "localhost:1/no/such:image"),
         ("foreign", "NameInUse", "default_foreign"),
     ] {
         let vm = world.wait_vm(name, "it says why", |vm| reason(vm, "Synchronized") == why).await;

@@ -109,7 +109,11 @@ pub(crate) struct World {
 fn user_data_of(client: Client) -> Mount {
     let answer = async |State(client): State<Client>, Path((namespace, name)): Path<(String, String)>| {
         let vm = Api::<VirtualMachine>::namespaced(client.clone(), &namespace).get(&name).await.unwrap();
-        let mut found = VirtualMachineUserData::new(vm.uid().unwrap(), std::collections::BTreeMap::new());
+        let mut found = VirtualMachineUserData::new(
+            vm.uid().unwrap(),
+            std::collections::BTreeMap::new(),
+            std::collections::BTreeMap::new(),
+        );
         let seeds = vm.spec.volumes.iter().flatten().filter_map(|volume| volume.cloud_init_no_cloud.as_ref());
         for secret in seeds.filter_map(|seed| seed.secret_ref.as_ref()) {
             let stored = Api::<Secret>::namespaced(client.clone(), &namespace).get_opt(&secret.name).await.unwrap();

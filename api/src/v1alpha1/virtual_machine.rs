@@ -84,6 +84,10 @@ pub struct VirtualMachineStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
     pub interfaces: Vec<InterfaceStatus>,
+    /// The images that the guest's registryDisks stand on, written before it is started.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["volumeName"]))]
+    pub images: Vec<ImageStatus>,
     /// When each phase was entered first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["phase"]))]
@@ -198,6 +202,21 @@ pub struct InterfaceStatus {
     /// Hardware address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<String>,
+}
+
+/// The image that a registryDisk stands on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ImageStatus {
+    /// Name of the volume.
+    pub volume_name: String,
+    /// The image in full: HOST/PATH:TAG or HOST/PATH@DIGEST.
+    pub image: String,
+    /// Digest of its manifest at the registry: HOST/PATH@DIGEST means this image for ever. Absent for an image that was imported from a file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+    /// SHA-256 of the disk file.
+    pub disk_digest: String,
 }
 
 /// When a phase was entered.

@@ -1,4 +1,4 @@
-//! A VM's user data, out of the Secrets that it names, for the agent of its node and nobody else: agents have no right to Secrets.
+//! A VM's user data and pull secrets, out of the Secrets that it names, for the agent of its node and nobody else: agents have no right to Secrets.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,6 +19,8 @@ use crate::refusal::Refusal;
 
 /// Key of user data in a Secret, as in KubeVirt.
 const USER_DATA_KEY: &str = "userdata";
+/// Key of a Secret of type `kubernetes.io/dockerconfigjson`.
+const PULL_SECRET_KEY: &str = ".dockerconfigjson";
 /// Most that one answer may hold. A Secret holds at most 1 MiB, and a VM may name 256 of them.
 const MOST_BYTES: usize = 4 << 20;
 
@@ -50,28 +52,36 @@ impl Service {
                 caller.user
             ))
         })?;
-        let mut found = BTreeMap::new();
         let mut bytes = 0;
-        for secret in secrets_of(&vm) {
-            let Some(data) = self.read_secret(namespace, &secret).await? else { continue };
+        let mut count = |data: &ByteString| {
             bytes += data.0.len();
             if bytes > MOST_BYTES {
-                let message = format!(
-                    "the secrets of VM {name} in namespace {namespace} hold more than {MOST_BYTES} bytes of user data"
-                );
+                let message =
+                    format!("the secrets of VM {name} in namespace {namespace} hold more than {MOST_BYTES} bytes");
                 return Err(Refusal::too_large(message));
             }
-            found.insert(secret, data);
+            Ok(())
+        };
+        let (mut user_data, mut pull_secrets) = (BTreeMap::new(), BTreeMap::new());
+        for secret in secrets_of(&vm) {
+            let Some(data) = self.read_secret(namespace, &secret, USER_DATA_KEY).await? else { continue };
+            count(&data)?;
+            user_data.insert(secret, data);
         }
-        Ok(VirtualMachineUserData::new(vm.metadata.uid.unwrap_or_default(), found))
+        for secret in pull_secrets_of(&vm) {
+            let Some(data) = self.read_secret(namespace, &secret, PULL_SECRET_KEY).await? else { continue };
+            count(&data)?;
+            pull_secrets.insert(secret, data);
+        }
+        Ok(VirtualMachineUserData::new(vm.metadata.uid.unwrap_or_default(), user_data, pull_secrets))
     }
 
-    async fn read_secret(&self, namespace: &str, name: &str) -> Result<Option<ByteString>, Refusal> {
+    async fn read_secret(&self, namespace: &str, name: &str, key: &str) -> Result<Option<ByteString>, Refusal> {
         let secrets = Api::<Secret>::namespaced(self.client.clone(), namespace);
         let secret = secrets.get_opt(name).await.map_err(|error| {
             Refusal::unavailable(format!("read secret {name} in namespace {namespace}: {}", api_message(&error)))
         })?;
-        Ok(secret.and_then(|secret| secret.data).and_then(|mut data| data.remove(USER_DATA_KEY)))
+        Ok(secret.and_then(|secret| secret.data).and_then(|mut data| data.remove(key)))
     }
 }
 
@@ -101,6 +111,12 @@ fn secrets_of(vm: &VirtualMachine) -> BTreeSet<String> {
     seeds.map(|secret| secret.name.clone()).filter(|name| !name.is_empty()).collect()
 }
 
+/// The Secrets that the VM's images are pulled with.
+fn pull_secrets_of(vm: &VirtualMachine) -> BTreeSet<String> {
+    let disks = vm.spec.volumes.iter().flatten().filter_map(|volume| volume.registry_disk.as_ref());
+    disks.filter_map(|disk| disk.image_pull_secret.clone()).filter(|name| !name.is_empty()).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -114,6 +130,7 @@ mod tests {
             "spec": {"domain": {"devices": {}}, "volumes": [
                 seed("one"), seed("two"), seed("one"), {"name": "inline", "cloudInitNoCloud": {"userData": "x"}},
                 {"name": "disk", "registryDisk": {"image": "i"}},
+                {"name": "private", "registryDisk": {"image": "i", "imagePullSecret": "pull"}},
             ]},
             "status": status,
         }))
@@ -159,5 +176,6 @@ mod tests {
     #[test]
     fn each_secret_is_read_once_and_nothing_else() {
         assert_eq!(secrets_of(&vm(&json!({}))), ["one".to_owned(), "two".to_owned()].into());
+        assert_eq!(pull_secrets_of(&vm(&json!({}))), ["pull".to_owned()].into());
     }
 }

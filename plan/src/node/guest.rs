@@ -7,8 +7,8 @@ use jiff::Timestamp;
 
 use super::lifecycle::{Evidence, Verdict, is_started_by_agent, judge, vanished};
 use super::{
-    DesiredGuest, DomainFacts, DomainSlot, DomainState, FreshVm, JournalFacts, Look, NodePlan, ObservedGuest,
-    PausedReason, Report, StartRecord, Step, VmFacts, disk_fault, start, status, stop,
+    DesiredGuest, DomainFacts, DomainSlot, DomainState, FreshVm, ImageFetch, JournalFacts, Look, NodePlan,
+    ObservedGuest, PausedReason, Report, StartRecord, Step, VmFacts, disk_fault, start, status, stop,
 };
 
 /// A start that libvirt is still making is looked at again after this time, should its event be lost.
@@ -22,6 +22,9 @@ pub fn plan_guest(now: Timestamp, desired: &DesiredGuest, observed: &ObservedGue
     let guest = Guest { now, desired, observed };
     if let Some(wait) = guest.pause_after_failure() {
         return wait;
+    }
+    if observed.disks.fetch.as_ref().is_some_and(|fetch| guest.is_in_vain(fetch)) {
+        return NodePlan::act("CancellingPull", vec![Step::CancelFetch]);
     }
     match (&observed.slot, guest.vm()) {
         (DomainSlot::Unknown, _) => NodePlan::retry("LibvirtAway", "libvirt does not answer", LIBVIRT_RETRY),
@@ -50,6 +53,14 @@ impl<'a> Guest<'a> {
             Some(FreshVm::Absent) => None,
             Some(FreshVm::Unreachable(_)) | None => self.desired.cached.as_ref(),
         }
+    }
+
+    /// Whether images are fetched for a VM that will not be started here.
+    fn is_in_vain(&self, fetch: &ImageFetch) -> bool {
+        let is_wanted = |vm: &VmFacts| {
+            vm.uid == fetch.vm_uid && !vm.deleting && vm.is_bound_to(&self.observed.node_name) && !vm.phase().is_final()
+        };
+        !self.vm().is_some_and(is_wanted)
     }
 
     /// What the journal says of a VM UID.

@@ -38,8 +38,8 @@ pub use firmware::{FirmwareFacts, firmware_uuid};
 pub use guest::plan_guest;
 pub use host_stop::{HostStopStep, RunningGuest, plan_host_stop};
 pub use observed::{
-    DisksState, DomainFacts, DomainSlot, DomainState, JournalFacts, ObservedGuest, OrphanGuard, PausedReason, ProcLook,
-    ShutOffReason, StartRecord, Trouble,
+    DisksState, DomainFacts, DomainSlot, DomainState, FetchState, ImageFetch, JournalFacts, ObservedGuest, OrphanGuard,
+    PausedReason, ProcLook, ShutOffReason, StartRecord, Trouble,
 };
 pub use orphans::{OrphanFacts, OrphanVerdict, plan_orphans};
 pub use processes::{GuestRun, ProcVerdict, judge_processes};

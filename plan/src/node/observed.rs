@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use api::v1alpha1::{AbiStatus, InterfaceStatus};
+use api::v1alpha1::{AbiStatus, ImageStatus, InterfaceStatus};
 use jiff::Timestamp;
 
 use super::{DiskFault, FinalState, Resumes};
@@ -195,6 +195,32 @@ pub struct DisksState {
     pub ready_for: Option<String>,
     /// VM UIDs of this guest that have files on the node, as far as the agent knows them; read at each look of a plan.
     pub present: Vec<String>,
+    /// What the prepared disks stand on.
+    pub images: Vec<ImageStatus>,
+    /// Where the images are that the disks need, as far as this agent process asked.
+    pub fetch: Option<ImageFetch>,
+}
+
+/// The images of one VM, on their way to the node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageFetch {
+    /// The VM.
+    pub vm_uid: String,
+    /// How far they are.
+    pub state: FetchState,
+}
+
+/// How far images are on their way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FetchState {
+    /// A registry has to be asked, and was not yet, or in vain.
+    Missing,
+    /// Registries are being asked.
+    Asking,
+    /// One is being pulled. The text says which, and how far it is, in coarse steps.
+    Pulling(String),
+    /// All are there. A text for each that was pulled just now.
+    Fetched(Vec<String>),
 }
 
 /// Why a guest cannot be brought about right now.

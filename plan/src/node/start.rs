@@ -7,8 +7,8 @@ use api::v1alpha1::{AbiStatus, Phase};
 use super::guest::Guest;
 use super::lifecycle::is_started_by_agent;
 use super::{
-    DomainFacts, DomainSlot, FreshVm, GuestEvent, Look, NodePlan, NodeView, ProcLook, Report, Step, Trouble, VmFacts,
-    status, stop,
+    DomainFacts, DomainSlot, FetchState, FreshVm, GuestEvent, Look, NodePlan, NodeView, ProcLook, Report, Step,
+    Trouble, VmFacts, status, stop,
 };
 
 /// How long to wait before the API is asked again.
@@ -38,17 +38,40 @@ pub(super) fn plan_start(guest: &Guest<'_>, vm: &VmFacts) -> NodePlan {
         Err(plan) => return plan,
     };
     if guest.observed.disks.ready_for.as_deref() != Some(&vm.uid) {
-        return NodePlan {
-            steps: vec![Step::PrepareDisks { uid: vm.uid.clone() }],
-            look: Some(Look::Start),
-            report: Report::new("PreparingDisks", ""),
-            ..NodePlan::default()
-        };
+        return prepare(guest, vm);
     }
     match start_allowed(guest, vm).and_then(|fresh| process_clear(guest).map(|()| fresh)) {
         Ok(fresh) => stop::clean_predecessors(guest, &vm.uid)
             .unwrap_or_else(|| NodePlan::act("Starting", start_steps(guest, fresh, &abi))),
         Err(obstacle) => explain(guest, vm, obstacle),
+    }
+}
+
+/// Has the disks made, and the images fetched that they need.
+fn prepare(guest: &Guest<'_>, vm: &VmFacts) -> NodePlan {
+    let fetch = guest.observed.disks.fetch.as_ref().map(|fetch| &fetch.state);
+    let pulled = match fetch {
+        Some(FetchState::Missing) => {
+            return NodePlan::act("FetchingImages", vec![Step::FetchImages { uid: vm.uid.clone() }]);
+        }
+        // Both end with a word to the agent; until then what is known of an earlier try stays in the status.
+        Some(FetchState::Asking) => return NodePlan::wait("FetchingImages", "asking the registry"),
+        Some(FetchState::Pulling(message)) => {
+            return NodePlan {
+                steps: status::pulling(guest.now, vm, message),
+                report: Report::new("FetchingImages", message),
+                ..NodePlan::default()
+            };
+        }
+        Some(FetchState::Fetched(pulled)) => pulled.as_slice(),
+        None => &[],
+    };
+    let told = pulled.iter().map(|message| Step::Record(GuestEvent::normal(&vm.uid, "Pulled", message)));
+    NodePlan {
+        steps: told.chain([Step::PrepareDisks { uid: vm.uid.clone() }]).collect(),
+        look: Some(Look::Start),
+        report: Report::new("PreparingDisks", ""),
+        ..NodePlan::default()
     }
 }
 
@@ -159,7 +182,7 @@ fn start_steps(guest: &Guest<'_>, fresh: &VmFacts, abi: &AbiStatus) -> Vec<Step>
     if is_new || guest.observed.wanted_abi.as_ref().is_some_and(|wanted| wanted.as_ref() == Ok(abi)) {
         steps.push(Step::Define { uid: uid(), expect: abi.clone() });
     }
-    let publish = status::write_if_needed(fresh, status::with_abi(fresh, abi));
+    let publish = status::write_if_needed(fresh, status::starting(fresh, abi, &guest.observed.disks.images));
     // A definition that settles another ABI than was expected ends its pass: the next one publishes it, and tells of the definition then.
     if is_new || publish.is_some() {
         steps.push(Step::Record(GuestEvent::normal(&fresh.uid, "Created", "VM defined.")));

@@ -1,6 +1,6 @@
 //! `VM.status` as it should be: phase, conditions, addresses. Written only where it differs from what is there.
 
-use api::v1alpha1::{AbiStatus, Condition, Phase, PhaseTransitionTimestamp, VirtualMachineStatus};
+use api::v1alpha1::{AbiStatus, Condition, ImageStatus, Phase, PhaseTransitionTimestamp, VirtualMachineStatus};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -25,8 +25,27 @@ pub(super) fn write_if_needed(vm: &VmFacts, status: VirtualMachineStatus) -> Opt
     })
 }
 
-/// The status of a guest that is about to start: what libvirt settled, nothing else (S5).
-pub(super) fn with_abi(vm: &VmFacts, abi: &AbiStatus) -> VirtualMachineStatus {
+/// The status of a guest that is about to start: what libvirt settled (S5), and what its disks stand on.
+pub(super) fn starting(vm: &VmFacts, abi: &AbiStatus, images: &[ImageStatus]) -> VirtualMachineStatus {
+    let mut status = with_abi(vm, abi);
+    // Known only to the process that prepared the disks: one that was restarted since leaves what is there.
+    if !images.is_empty() {
+        status.images = images.to_vec();
+    }
+    status
+}
+
+/// The steps that say how far the guest's images are: condition and event, both only when there is something new.
+pub(super) fn pulling(now: Timestamp, vm: &VmFacts, message: &str) -> Vec<Step> {
+    const PULLING: &str = "Pulling";
+    let mut status = vm.status.clone();
+    set(&mut status, SYNCHRONIZED, "False", PULLING, message, now);
+    let event = GuestEvent::normal(&vm.uid, PULLING, message);
+    write_if_needed(vm, status).map(|write| vec![write, Step::Record(event)]).unwrap_or_default()
+}
+
+/// The status with what libvirt settled.
+fn with_abi(vm: &VmFacts, abi: &AbiStatus) -> VirtualMachineStatus {
     let mut status = vm.status.clone();
     // The number stays that of the record that the VM was bound with (R1).
     let revision = status.abi.as_ref().and_then(|bound| bound.revision);

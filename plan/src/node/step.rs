@@ -53,6 +53,13 @@ pub enum Step {
         /// The VM.
         uid: String,
     },
+    /// Ask the registries of this VM's images, and pull what is missing. Begins only: how it goes on is observed. Repeatable.
+    FetchImages {
+        /// The VM.
+        uid: String,
+    },
+    /// Wait no longer for images. A pull that nobody else waits for is given up.
+    CancelFetch,
     /// Render the domain and define it. Refuses to define over a domain of another VM. Where libvirt settles another ABI than `expect`,
     /// the pass ends here, and the next one sees what it settled.
     Define {
@@ -164,6 +171,8 @@ impl Step {
             | Self::DropFinalizer { .. }
             | Self::ReleasePlacement { .. } => true,
             Self::PrepareDisks { .. }
+            | Self::FetchImages { .. }
+            | Self::CancelFetch
             | Self::Define { .. }
             | Self::WriteStatus(_)
             | Self::JournalStart { .. }
@@ -180,7 +189,14 @@ impl Step {
 
     /// Whether the step helps to bring the guest up: a failure of it is retried ever more slowly, and never delays a stop.
     pub fn is_bringing_up(&self) -> bool {
-        matches!(self, Self::PrepareDisks { .. } | Self::Define { .. } | Self::JournalStart { .. } | Self::Start { .. })
+        matches!(
+            self,
+            Self::PrepareDisks { .. }
+                | Self::FetchImages { .. }
+                | Self::Define { .. }
+                | Self::JournalStart { .. }
+                | Self::Start { .. }
+        )
     }
 }
 

@@ -12,6 +12,8 @@ impl fmt::Display for NodeStep<'_> {
         use node::Step;
         match self.0 {
             Step::PrepareDisks { uid } => write!(f, "prepare disks of {uid}"),
+            Step::FetchImages { uid } => write!(f, "fetch images of {uid}"),
+            Step::CancelFetch => write!(f, "cancel the fetch of images"),
             Step::Define { uid, .. } => write!(f, "define {uid}"),
             Step::WriteStatus(write) => {
                 let phase = write.status.phase.unwrap_or_default();

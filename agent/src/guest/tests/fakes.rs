@@ -14,11 +14,11 @@ use domain_xml::{AllowedPaths, DiskFormat, DiskSource, render_metadata};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use kube::ResourceExt;
-use plan::node::{GuestKey, NodeView};
+use plan::node::{FetchState, GuestKey, NodeView};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-use crate::guest::{DiskTrouble, GuestDisks};
+use crate::guest::{DiskTrouble, Fetch, GuestDisks, Prepared, ReadyVolumes};
 use crate::hypervisor::{DomainChange, Hypervisor};
 use crate::libvirt::{
     DiskError, DomainState, DomainSummary, EmulatorFacts, Error, Failure, RunningReason, ShutOffReason, Target,
@@ -408,14 +408,20 @@ impl GuestDisks for FakeDisks {
         uid: Uuid,
         spec: &'a ValidatedSpec,
         _: &'a [VolumeStatus],
-    ) -> BoxFuture<'a, Result<BTreeMap<String, DiskSource>, DiskTrouble>> {
+        _: bool,
+    ) -> BoxFuture<'a, Result<Prepared, DiskTrouble>> {
         async move {
             self.fuse.burn().await;
             lock(&self.present).insert(uid);
             let source = DiskSource::file(format!("/disks/{uid}/disk-0.qcow2"), DiskFormat::Qcow2);
-            Ok(spec.volumes.iter().map(|volume| (volume.name.clone(), source.clone())).collect())
+            let sources = spec.volumes.iter().map(|volume| (volume.name.clone(), source.clone())).collect();
+            Ok(Prepared::Ready(ReadyVolumes { sources, images: Vec::new() }))
         }
         .boxed()
+    }
+
+    fn fetch(&self, _: &GuestKey, _: Uuid, _: &ValidatedSpec, _: Arc<Notify>) -> Fetch {
+        Fetch::ended(Ok(FetchState::Fetched(Vec::new())))
     }
 
     fn clean(&self, uid: Uuid) -> BoxFuture<'_, Result<(), DiskTrouble>> {

@@ -91,7 +91,8 @@ impl World {
         world.vm().status.phase = Some(phase);
         world.observed.slot = DomainSlot::Ours(Box::new(domain(state)));
         world.observed.journal = vec![started()];
-        world.observed.disks = DisksState { ready_for: Some(UID.to_owned()), present: vec![UID.to_owned()] };
+        world.observed.disks =
+            DisksState { ready_for: Some(UID.to_owned()), present: vec![UID.to_owned()], ..DisksState::default() };
         world
     }
 

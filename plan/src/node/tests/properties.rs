@@ -9,9 +9,9 @@ use proptest::sample::select;
 
 use super::fixture::{NODE, OTHER_UID, UID, abi, at, domain, final_state, vm};
 use crate::node::{
-    DesiredGuest, DisksState, DomainSlot, DomainState, FreshVm, JournalFacts, Look, NodeView, ObservedGuest,
-    OrphanGuard, OvmFacts, OvmView, PausedReason, ProcLook, ShutOffReason, StartCheck, StartRecord, Step, Trouble,
-    VmFacts, plan_guest,
+    DesiredGuest, DisksState, DomainSlot, DomainState, FetchState, FreshVm, ImageFetch, JournalFacts, Look, NodeView,
+    ObservedGuest, OrphanGuard, OvmFacts, OvmView, PausedReason, ProcLook, ShutOffReason, StartCheck, StartRecord,
+    Step, Trouble, VmFacts, plan_guest,
 };
 
 const UIDS: [&str; 2] = [UID, OTHER_UID];
@@ -131,6 +131,14 @@ fn any_observed() -> impl Strategy<Value = ObservedGuest> {
     let guard = select(vec![OrphanGuard::Unasked, OrphanGuard::Clear, OrphanGuard::Held("ask".to_owned())]);
     let ready = option::of(select(&UIDS[..])).prop_map(|uid| uid.map(str::to_owned));
     let present = proptest::sample::subsequence(UIDS.map(str::to_owned).to_vec(), 0..=2);
+    let fetch_state = prop_oneof![
+        Just(FetchState::Missing),
+        Just(FetchState::Asking),
+        Just(FetchState::Pulling("half".to_owned())),
+        Just(FetchState::Fetched(vec!["pulled".to_owned()])),
+    ];
+    let fetch = option::weighted(0.3, (select(&UIDS[..]), fetch_state))
+        .prop_map(|fetch| fetch.map(|(uid, state)| ImageFetch { vm_uid: uid.to_owned(), state }));
     let wanted =
         option::of(any::<bool>()).prop_map(|same| same.map(|same| Ok(if same { abi() } else { AbiStatus::default() })));
     (
@@ -138,7 +146,7 @@ fn any_observed() -> impl Strategy<Value = ObservedGuest> {
         proc,
         proptest::collection::vec(entry, 0..2),
         ready,
-        present,
+        (present, fetch),
         wanted,
         (option::weighted(0.2, trouble), option::of(-30i64..1), any::<bool>(), guard, any::<bool>()),
     )
@@ -148,7 +156,7 @@ fn any_observed() -> impl Strategy<Value = ObservedGuest> {
                 proc,
                 journal,
                 ready_for,
-                present,
+                (present, fetch),
                 wanted_abi,
                 (trouble, signal, panic_seen, guard, host_stops),
             )| {
@@ -157,7 +165,7 @@ fn any_observed() -> impl Strategy<Value = ObservedGuest> {
                     slot,
                     proc,
                     journal,
-                    disks: DisksState { ready_for, present },
+                    disks: DisksState { ready_for, present, images: Vec::new(), fetch },
                     wanted_abi,
                     trouble,
                     last_signal: signal.map(at),

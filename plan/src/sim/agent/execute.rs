@@ -12,7 +12,7 @@ use super::super::reach::Milestone;
 use super::super::world::{CallError, Fate, World};
 use super::{AgentFate, LateFate, Memory, StartFate, observe};
 use crate::cluster::ObjectKey;
-use crate::node::{ShutOffReason, Step, VmFacts};
+use crate::node::{FetchState, ImageFetch, ShutOffReason, Step, VmFacts};
 
 /// What became of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,9 +41,22 @@ pub(super) fn execute(world: &mut World, node: &str, key: &ObjectKey, step: &Ste
         | Step::ReleasePlacement { .. }
         | Step::SetNodeLabel { .. } => call_api(world, node, key, step, fate.call),
         Step::PrepareDisks { uid } => on_disk(world, node, key, |host, memory| {
-            host.disks.insert(uid.clone(), key.clone());
-            memory.ready_for = Some(uid.clone());
+            let has_images =
+                host.disks.contains_key(uid) || memory.fetch.as_ref().is_some_and(|fetch| fetch.vm_uid == *uid);
+            if has_images {
+                host.disks.insert(uid.clone(), key.clone());
+                memory.ready_for = Some(uid.clone());
+                memory.fetch = None;
+            } else {
+                memory.fetch = Some(ImageFetch { vm_uid: uid.clone(), state: FetchState::Missing });
+            }
         }),
+        // Whatever else the agent does before it looks again, it may do while the registry is slow.
+        Step::FetchImages { uid } => on_disk(world, node, key, |_, memory| {
+            let state = FetchState::Fetched(vec!["pulled".to_owned()]);
+            memory.fetch = Some(ImageFetch { vm_uid: uid.clone(), state });
+        }),
+        Step::CancelFetch => on_disk(world, node, key, |_, memory| memory.fetch = None),
         Step::CleanDisks { uid } => {
             world.ledger.cleaning(&world.api.state, world.hosts.get(node), key, uid);
             world.hit(Milestone::FilesCleaned);
@@ -132,6 +145,8 @@ fn write(api: &mut Api, node: &str, key: &ObjectKey, step: &Step) -> Result<Opti
             })
             .map(Some),
         Step::PrepareDisks { .. }
+        | Step::FetchImages { .. }
+        | Step::CancelFetch
         | Step::CleanDisks { .. }
         | Step::JournalStart { .. }
         | Step::JournalEnd { .. }
@@ -278,6 +293,8 @@ fn call_libvirt(world: &mut World, node: &str, key: &ObjectKey, step: &Step, fat
         | Step::ReleasePlacement { .. }
         | Step::SetNodeLabel { .. }
         | Step::PrepareDisks { .. }
+        | Step::FetchImages { .. }
+        | Step::CancelFetch
         | Step::CleanDisks { .. }
         | Step::JournalStart { .. }
         | Step::JournalEnd { .. }

@@ -21,7 +21,8 @@ use super::words::NodeStep;
 use super::world::{Fate, World};
 use crate::cluster::ObjectKey;
 use crate::node::{
-    DesiredGuest, Look, NodePlan, NodeView, OrphanGuard, OvmView, ProcLook, StartCheck, Step, Trouble, plan_guest,
+    DesiredGuest, ImageFetch, Look, NodePlan, NodeView, OrphanGuard, OvmView, ProcLook, StartCheck, Step, Trouble,
+    plan_guest,
 };
 use execute::{Outcome, execute};
 pub(super) use orphans::full_pass;
@@ -45,6 +46,7 @@ struct Memory {
     /// VM UID that `last_signal` and `trouble` are about.
     about: String,
     ready_for: Option<String>,
+    fetch: Option<ImageFetch>,
     last_signal: Option<Timestamp>,
     trouble: Option<(Discriminant<Step>, Trouble)>,
     /// The answer to the last write of the VM: the watch may be behind it.

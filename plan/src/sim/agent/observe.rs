@@ -140,7 +140,12 @@ pub(super) fn observe(
         slot,
         proc,
         journal,
-        disks: DisksState { ready_for: memory.ready_for.clone(), present },
+        disks: DisksState {
+            ready_for: memory.ready_for.clone(),
+            present,
+            fetch: memory.fetch.clone(),
+            ..DisksState::default()
+        },
         wanted_abi: host.libvirt_up.then_some(Ok(wanted)),
         trouble: memory.trouble.as_ref().map(|(_, trouble)| trouble.clone()),
         last_signal: memory.last_signal,

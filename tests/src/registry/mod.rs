@@ -1,0 +1,7 @@
+//! Image registries for tests: Debian's `docker-registry` as users run it, a hostile one, and the images that are put there.
+
+mod docker;
+mod image;
+
+pub use docker::{DockerRegistry, Options, PASSWORD, USER, why_unavailable};
+pub use image::{TestImage, digest, gzip, tar_with, zstd};
