@@ -188,7 +188,8 @@ proptest! {
         prop_assert_eq!(&plan, &plan_guest(at(0), &desired, &observed), "deterministic");
         prop_assert!(plan.steps.iter().filter(|step| step.is_destructive()).count() <= 1, "one destructive step a pass");
         if matches!(observed.slot, DomainSlot::Unknown) {
-            prop_assert!(plan.steps.is_empty(), "libvirt is away");
+            // That one needs no libvirt.
+            prop_assert!(plan.steps.iter().all(|step| *step == Step::CancelFetch), "libvirt is away");
         }
         let fresh = match &desired.fresh {
             Some(FreshVm::Present(vm)) => Some(vm),
@@ -196,6 +197,10 @@ proptest! {
         };
         for step in &plan.steps {
             match step {
+                Step::FetchImages { uid } => {
+                    let wanted = fresh.map(|vm| &**vm).or(desired.cached.as_ref()).expect("a VM to fetch for");
+                    prop_assert!(&wanted.uid == uid && !wanted.deleting && wanted.is_bound_to(NODE), "fetched in vain");
+                }
                 Step::Start { uid } => {
                     let fresh = fresh.expect("S4: read uncached");
                     prop_assert!(&fresh.uid == uid && fresh.phase() == Phase::Scheduled && fresh.is_bound_to(NODE));
