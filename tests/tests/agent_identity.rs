@@ -1,7 +1,7 @@
 //! What an agent may do, by verb and resource, with the real token of a pod: on the objects of its own node, and on those of another's.
 //!
 //! The table is the contract. Each row is tried by the agent of the node that the objects belong to, by the agent of another node, and with a token of the same
-//! service account that is bound to no pod.
+//! service account that is bound to no pod; then by agents that joined, with certificates of the two nodes, and of their group but no node.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -37,7 +37,8 @@ use Is::{Allowed, Invalid, Refused, Unauthorized};
 struct Agent {
     server: String,
     authority: PathBuf,
-    token: String,
+    /// curl's arguments.
+    credentials: Vec<String>,
 }
 
 /// One attempt: verb, object, for a patch what is merged into it. And what becomes of it: by the node's agent, by another's, by a token of no node.
@@ -49,6 +50,16 @@ const OWN: [Is; 3] = [Allowed, Refused, Refused];
 const NO_ONE: [Is; 3] = [Refused; 3];
 const NOT_EVEN_AN_ADMIN: [Is; 3] = [Invalid; 3];
 const NOT_GRANTED: [Is; 3] = [Unauthorized; 3];
+
+/// What a joined agent, which has no kubelet beside it, may do beyond the table. Node `here` is out of service: it is not its agent's to remove.
+const JOINED: &[Row] = &[
+    (r#"patch nodes/here/status {"status":{"conditions":null}}"#, OWN),
+    (r#"patch nodes/here {"spec":{"unschedulable":true}}"#, OWN),
+    ("delete nodes/here", NO_ONE),
+    ("create nodes", NO_ONE),
+    ("delete leases/here", OWN),
+    (r#"patch node-leases/here {"spec":{"holderIdentity":"here"}}"#, OWN),
+];
 
 const TABLE: &[Row] = &[
     // VirtualMachines: `mine` is bound to the node, `new` to none, `leaving` is bound to it and being deleted.
@@ -148,9 +159,14 @@ fn an_agent_writes_what_is_of_its_node_and_nothing_else() -> Result<()> {
         ensure!(is == Some(Refused), "{said}");
         Ok(())
     })?;
+    let joined =
+        ["kubevirt.io:node:here", "kubevirt.io:node:there", "somebody"].map(|user| joined(&control_plane, user));
+    let joined = joined.into_iter().collect::<Result<Vec<_>>>()?;
     let wrong: Vec<String> = thread::scope(|scope| {
-        let columns: Vec<_> =
-            agents.iter().enumerate().map(|(column, agent)| scope.spawn(move || try_all(agent, column))).collect();
+        let tokens = agents.iter().enumerate().map(|(column, agent)| scope.spawn(move || try_all(agent, column, &[])));
+        let certificates =
+            joined.iter().enumerate().map(|(column, agent)| scope.spawn(move || try_all(agent, column, JOINED)));
+        let columns: Vec<_> = tokens.chain(certificates).collect();
         columns
             .into_iter()
             .flat_map(|column| column.join().unwrap_or_else(|_| vec!["a column panicked".to_owned()]))
@@ -161,12 +177,14 @@ fn an_agent_writes_what_is_of_its_node_and_nothing_else() -> Result<()> {
 }
 
 /// Tries each row of the table as one agent. Where it did not go as the table says.
-fn try_all(agent: &Agent, column: usize) -> Vec<String> {
-    let who = ["the node's agent", "another node's agent", "a token of no node"][column];
+fn try_all(agent: &Agent, column: usize, instead: &[Row]) -> Vec<String> {
+    let kind = if instead.is_empty() { "" } else { "joined: " };
+    let who = ["the node's agent", "another node's agent", "an agent of no node"][column];
     let found = TABLE.iter().filter_map(|(attempt, expected)| {
         let (is, said) = attempt_as(agent, attempt).unwrap_or_else(|error| (None, format!("{error:#}")));
-        let expected = expected[column];
-        (is != Some(expected)).then(|| format!("{who}: {attempt}: expected {expected:?}, found {is:?}: {said}"))
+        let instead = instead.iter().find(|(row, _)| row == attempt).map(|(_, expected)| expected);
+        let expected = instead.unwrap_or(expected)[column];
+        (is != Some(expected)).then(|| format!("{kind}{who}: {attempt}: expected {expected:?}, found {is:?}: {said}"))
     });
     found.collect()
 }
@@ -215,7 +233,7 @@ impl Agent {
             "--request",
             method,
         ]);
-        curl.arg("--cacert").arg(&self.authority).args(["--header", &format!("Authorization: Bearer {}", self.token)]);
+        curl.arg("--cacert").arg(&self.authority).args(&self.credentials);
         if let Some(body) = body {
             curl.args(["--header", &format!("Content-Type: {media}"), "--data-binary", body]);
         }
@@ -329,6 +347,7 @@ fn prepare(admin: &Client) -> Result<()> {
     for lease in ["ovm-controller", NODE] {
         admin.create(&json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": lease, "namespace": SYSTEM}}))?;
     }
+    admin.create(&json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": NODE, "namespace": "kube-node-lease"}}))?;
     for node in [NODE, OTHER_NODE] {
         admin.create(&pod(node, node))?;
     }
@@ -348,5 +367,15 @@ fn agent(control_plane: &ControlPlane, node: Option<&str>) -> Result<Agent> {
         token.args(["--bound-object-kind", "Pod", "--bound-object-name", node]);
     }
     let authority = control_plane.authority().certificate().to_owned();
-    Ok(Agent { server: control_plane.url(), authority, token: output(&mut token)? })
+    let credentials = vec!["--header".to_owned(), format!("Authorization: Bearer {}", output(&mut token)?)];
+    Ok(Agent { server: control_plane.url(), authority, credentials })
+}
+
+/// A joined agent, with a certificate as the controller approves it; or a member of their group with another name, which it does not approve.
+fn joined(control_plane: &ControlPlane, user: &str) -> Result<Agent> {
+    let authority = control_plane.authority();
+    let issued = authority.issue(&user.replace([':', '.'], "-"), user, &["kubevirt.io:nodes"], &[])?;
+    let file = |path: &PathBuf| path.display().to_string();
+    let credentials = vec!["--cert".to_owned(), file(&issued.certificate), "--key".to_owned(), file(&issued.key)];
+    Ok(Agent { server: control_plane.url(), authority: authority.certificate().to_owned(), credentials })
 }
