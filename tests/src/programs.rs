@@ -46,6 +46,16 @@ pub fn demo_guest_disk() -> Result<PathBuf> {
     Ok(path)
 }
 
+/// The disk of the guest with cloud-init.
+///
+/// # Errors
+/// When it has not been built; the message says how.
+pub fn cloud_guest_disk() -> Result<PathBuf> {
+    let path = repository().join("target/cloud-guest/disk.img");
+    ensure!(path.is_file(), "{} is not built; run xtask/cloud-guest/build.sh (`cargo xtask ci` does)", path.display());
+    Ok(path)
+}
+
 /// The root of this repository, as cargo knows it when it runs a test: several copies of the repository may share a target folder.
 pub fn repository() -> PathBuf {
     let tests =

@@ -8,7 +8,7 @@ VIRT_PACKAGES=(libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients 
 TOOL_PACKAGES=(tini libxml2-utils pkg-config gcc libc6-dev make curl ca-certificates strace socat iproute2 openssl
   containerd runc containernetworking-plugins nftables buildah docker-registry
   dpkg-dev lintian help2man debootstrap systemd-container
-  busybox-static syslinux syslinux-common mtools dosfstools cpio gzip xz-utils zstd kmod)
+  busybox-static syslinux syslinux-common mtools dosfstools e2fsprogs cpio gzip xz-utils zstd kmod)
 
 . /etc/os-release
 . "$(dirname "${BASH_SOURCE[0]}")/apt.sh"

@@ -43,6 +43,7 @@ pub(crate) fn run(workspace: &Workspace, only: Option<Part>) -> Result<()> {
     }
     step("dependencies", || check_dependencies(workspace))?;
     step("demo guest", || guest::build(workspace).map(drop))?;
+    step("cloud guest", || guest::build_cloud(workspace))?;
     step("kube-assets", || kube_assets::build(workspace))?;
     step("binaries", || process::run(workspace.cargo("build").args(["--locked", "--workspace", "--bins"])))?;
     step("images", || images::build(workspace, images::Profile::Dev))?;

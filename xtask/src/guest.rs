@@ -1,4 +1,4 @@
-//! The demo guest: what `xtask/guest/build.sh` makes, and where.
+//! The guests that are built from Debian packages: the demo guest, and one with cloud-init for tests.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -22,4 +22,9 @@ pub(crate) fn build(workspace: &Workspace) -> Result<Guest> {
     process::run(&mut Command::new(workspace.root.join("xtask/guest/build.sh")))?;
     let folder = workspace.root.join("target/guest");
     Ok(Guest { disk: folder.join("disk.img"), kernel: folder.join("vmlinuz") })
+}
+
+/// Builds the guest with cloud-init where it is not up to date: `target/cloud-guest/disk.img`.
+pub(crate) fn build_cloud(workspace: &Workspace) -> Result<()> {
+    process::run(&mut Command::new(workspace.root.join("xtask/cloud-guest/build.sh")))
 }
