@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use crate::hostfs::first_closed_directory;
 use crate::image_flags::ImageFlags;
-use crate::images::inspect::InThisProcess;
+use crate::images::inspector::Inspector;
 use crate::images::{
     Digest, Fetched, ImageName, ImageNameError, ImageStore, ImportError, ListedImage, Progress, PullError, Puller,
     StoreError, name_some, size,
@@ -190,7 +190,7 @@ impl ImageArgs {
         let secrets = authfile.map(read_authfile).transpose()?.unwrap_or_default();
         let options = ImageOptions::from(self.images.clone());
         let store = Arc::new(ImageStore::open(&self.data_dir)?.with_limit(options.store_limit_bytes));
-        let puller = Puller::new(Arc::clone(&store), Arc::new(InThisProcess), options.pull);
+        let puller = Puller::new(Arc::clone(&store), Arc::new(Inspector::default()), options.pull);
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let fetched = runtime.block_on(async {
             let (tell, progress) = watch::channel(Progress::default());

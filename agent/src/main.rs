@@ -37,6 +37,9 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    if let Some(code) = agent::images::inspector::run_if_called() {
+        return code;
+    }
     agent::libvirt::share_one_heap();
     let cli = Cli::parse();
     let result = match cli.command {

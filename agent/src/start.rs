@@ -18,7 +18,7 @@ use crate::doctor::NodeConditions;
 use crate::guest::NodeDisks;
 use crate::hostfs::{Directory, FileError};
 use crate::hypervisor::{Capabilities, Hypervisor};
-use crate::images::inspect::InThisProcess;
+use crate::images::inspector::Inspector;
 use crate::images::{Puller, StoreError};
 use crate::journal::{Journal, JournalError};
 use crate::libvirt::{ConnectError, Error, Libvirt, LibvirtOptions, give_back_start_pages};
@@ -199,7 +199,7 @@ fn make_context(
 ) -> NodeContext {
     let hypervisor: Arc<dyn Hypervisor> = Arc::new(libvirt);
     let images = Arc::clone(state.disks.images());
-    let puller = Arc::new(Puller::new(images, Arc::new(InThisProcess), options.images.pull));
+    let puller = Arc::new(Puller::new(images, Arc::new(Inspector::default()), options.images.pull));
     NodeContext {
         node: options.node_name,
         identity: state.identity,

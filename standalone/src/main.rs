@@ -15,6 +15,9 @@ use options::Options;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
+    if let Some(code) = agent::images::inspector::run_if_called() {
+        return code;
+    }
     agent::libvirt::share_one_heap();
     let options = Options::parse();
     let filter = EnvFilter::try_from_env("OVM_LOG").unwrap_or_else(|_| EnvFilter::new("info"));

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 
-use super::format::{DetectedFormat, detect_format};
+use super::format::DetectedFormat;
 
 /// Looks at disks.
 pub trait Inspect: Send + Sync + 'static {
@@ -22,14 +22,4 @@ pub enum InspectError {
     /// It could not be looked at.
     #[error("look at its header: {0}")]
     Failed(String),
-}
-
-/// Looks in this process: for files that the administrator of the host names.
-#[derive(Clone, Copy, Debug)]
-pub struct InThisProcess;
-
-impl Inspect for InThisProcess {
-    fn inspect(&self, file: &File) -> Result<DetectedFormat, InspectError> {
-        detect_format(file).map_err(|error| InspectError::Refused(api::chain(&error)))
-    }
 }

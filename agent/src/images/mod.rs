@@ -19,11 +19,13 @@ pub mod format;
 mod incoming;
 pub mod index;
 pub mod inspect;
+pub mod inspector;
 pub mod name;
 pub mod pull;
 mod pulled;
 pub mod puller;
 pub mod qcow2;
+pub mod sandbox;
 pub mod store;
 
 /// Where the agent keeps its state unless it is told otherwise.

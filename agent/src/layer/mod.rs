@@ -124,7 +124,7 @@ fn read_unpacked(
     if !rules.may_be_disk {
         return Err(LayerError::NoArchive);
     }
-    let copied = copy(&mut whole, sink)?;
+    let copied = copy(&mut whole.take(rules.limit_bytes.saturating_add(1)), sink)?;
     if copied > rules.limit_bytes {
         return Err(LayerError::TooLarge { limit_bytes: rules.limit_bytes });
     }

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 
 use super::TestImage;
 use super::image::digest;
@@ -208,6 +208,8 @@ fn configuration(directory: &Path, port: u16, options: Options) -> Result<String
 
 fn make_certificate(directory: &Path) -> Result<()> {
     let mut authority = CertificateParams::new(Vec::new()).context("make the authority")?;
+    // The certificate's own name is rcgen's default, and nobody signs itself.
+    authority.distinguished_name.push(DnType::CommonName, "authority of a test");
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate()?).context("sign the authority")?;
     let key = KeyPair::generate().context("make a key")?;
