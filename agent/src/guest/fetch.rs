@@ -116,6 +116,10 @@ async fn fetch_one(
         message: format!("volume {}: image {}: {message}", wanted.volume, wanted.image),
     };
     let name: ImageName = wanted.image.parse().map_err(|error| trouble("InvalidImageName", chain(&error)))?;
+    // Of several images only one may have been missing, or an administrator has imported it since.
+    if !puller.needs_registry(&name).await.map_err(|error| trouble(error.reason(), chain(&*error)))? {
+        return Ok(None);
+    }
     let secrets = match &wanted.pull_secret {
         None => PullSecrets::default(),
         Some(secret) => read_secret(secrets, secret).await.map_err(|(reason, message)| trouble(reason, message))?,
@@ -137,7 +141,14 @@ async fn fetch_one(
         fetched = puller.fetch(&name, &secrets, &tell_progress) => fetched,
         () = watched => return Ok(None),
     };
-    let fetched = fetched.map_err(|error| trouble(error.reason(), chain(&*error)))?;
+    let fetched = fetched.map_err(|error| {
+        let fix = if error.is_mended_by_import() {
+            format!("; or import it on this node: ovm-agent image import {name} FILE")
+        } else {
+            String::new()
+        };
+        trouble(error.reason(), format!("{}{fix}", chain(&*error)))
+    })?;
     Ok(outcome_in_words(wanted, &fetched, begun.elapsed()))
 }
 

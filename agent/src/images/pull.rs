@@ -127,6 +127,12 @@ impl PullError {
             Self::Store(_) => "ImageStoreFailed",
         }
     }
+
+    /// Whether who has the disk in a file can do without the registry: it is away, or has no such image.
+    pub fn is_mended_by_import(&self) -> bool {
+        use RegistryError::{Missing, Trouble, Unreachable};
+        matches!(self, Self::Registry(Unreachable { .. } | Trouble { .. } | Missing { .. }))
+    }
 }
 
 /// Pulls the image of `name` that `pulled` says, and gives it that name.

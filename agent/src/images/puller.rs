@@ -131,6 +131,16 @@ impl Puller {
         flight
     }
 
+    /// Whether a start with `name` has to ask a registry ([`needs_registry`]).
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub async fn needs_registry(&self, name: &ImageName) -> Result<bool, Arc<PullError>> {
+        let (store, sought) = (Arc::clone(&self.store), name.clone());
+        let found = crate::blocking::blocking(move || store.find(&sought)).await.map_err(failed)?;
+        Ok(needs_registry(name, found.as_ref()))
+    }
+
     async fn name_pulled(&self, name: &ImageName, pulled: &Pulled) -> Result<Option<Blob>, Arc<PullError>> {
         let (store, name, pulled) = (Arc::clone(&self.store), name.clone(), pulled.clone());
         crate::blocking::blocking(move || store.name_pulled(&name, &pulled)).await.map_err(failed)
