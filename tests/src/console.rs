@@ -77,6 +77,17 @@ impl Console {
     pub fn send(&mut self, text: &str) -> Result<()> {
         self.input.write_all(text.as_bytes()).and_then(|()| self.input.flush()).context("type into the console")
     }
+
+    /// Types this until the guest echoes it. A guest that is just up, before or after the console, misses what was typed before it read its port.
+    ///
+    /// # Errors
+    /// When it does not, in time, or the session has ended.
+    pub fn wait_for_echo(&mut self, text: &str, deadline: Duration) -> Result<()> {
+        wait_for("the guest echoes", deadline, || {
+            self.send(text)?;
+            self.expect(text, Duration::from_secs(1)).map(drop)
+        })
+    }
 }
 
 impl Drop for Console {

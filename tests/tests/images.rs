@@ -1,14 +1,11 @@
 //! Guests from images of a real registry: `docker-registry` on loopback, pulled by the node's agent.
 
-use std::time::Duration;
-
 use anyhow::{Result, ensure};
 use tests::boot_sector::SERIAL;
 use tests::machines::bare_machine;
 use tests::programs::say_skipped;
 use tests::registry::{DockerRegistry, Options, TestImage, why_unavailable};
 use tests::stack::{DEADLINE, NAMESPACE, Stack};
-use tests::wait::wait_for;
 
 tests::scenarios! {
     a_guest_runs_from_an_image_of_a_registry: Console,
@@ -38,11 +35,7 @@ fn a_guest_runs_from_an_image_of_a_registry(stack: &mut Stack) -> Result<()> {
     stack.client.create(&bare_machine(NAMESPACE, "pulled", &name))?;
     let machine = stack.wait_for_phase(NAMESPACE, "pulled", "Running")?;
     let mut console = stack.console(NAMESPACE, "pulled")?;
-    // The guest may be up before the console is, or after.
-    wait_for("the guest echoes", DEADLINE, || {
-        console.send("ping")?;
-        console.expect("ping", Duration::from_secs(1))
-    })?;
+    console.wait_for_echo("ping", DEADLINE)?;
 
     let images = &machine["status"]["images"];
     ensure!(images[0]["volumeName"] == "root" && images[0]["image"] == name, "the images are {images}");

@@ -91,8 +91,7 @@ fn a_guest_that_ends_is_created_again(stack: &mut Stack) -> Result<()> {
     for (key, message) in [("!", "The VM was shut down."), ("#", "The VM crashed.")] {
         // A guest that ran for less than ten seconds comes again after a back-off; either way it comes.
         let mut console = stack.console(NAMESPACE, "ends")?;
-        console.send("ping")?;
-        console.expect("ping", DEADLINE)?;
+        console.wait_for_echo("ping", DEADLINE)?;
         console.send(key)?;
         machine = stack.wait_for_successor(NAMESPACE, "ends", &machine)?;
         let events = stack.events(NAMESPACE, "VirtualMachine", "ends")?;
@@ -109,12 +108,8 @@ fn a_console_shows_the_guest_from_its_first_words_and_takes_input(stack: &mut St
     ensure!(refused.contains("talks"), "a console without a guest says {refused}");
     stack.client.virtctl(&["start", "talks"])?;
     let mut console = stack.console(NAMESPACE, "talks")?;
-    // The guest is up within a tenth of a second, before the console is or after: it may miss what is typed first, and the console its first words.
-    // It shows them again after a reset.
-    wait_for("the guest echoes", DEADLINE, || {
-        console.send("one two")?;
-        console.expect("one two", Duration::from_secs(1))
-    })?;
+    console.wait_for_echo("one two", DEADLINE)?;
+    // The console may have missed the guest's first words. It shows them again after a reset.
     console.send("%")?;
     console.expect(SERIAL_BANNER.trim_end(), DEADLINE)?;
     Ok(())
@@ -184,6 +179,7 @@ fn a_machine_of_its_own_runs_once(stack: &mut Stack) -> Result<()> {
     let running = stack.wait_for_phase(NAMESPACE, "once", "Running")?;
     ensure!(stack.firmware_uuid(NAMESPACE, "once")? == uid(&running), "its firmware UUID is not its own UID");
     let mut console = stack.console(NAMESPACE, "once")?;
+    console.wait_for_echo("ping", DEADLINE)?;
     console.send("!")?;
     let ended = stack.wait_for_phase(NAMESPACE, "once", "Succeeded")?;
     ensure!(uid(&ended) == uid(&running), "it was replaced");

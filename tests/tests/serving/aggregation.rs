@@ -4,11 +4,10 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
-use tests::boot_sector::{SERIAL, SERIAL_BANNER, write_disk};
+use tests::boot_sector::{SERIAL, write_disk};
 use tests::client::Client;
 use tests::console::Console;
 use tests::kube::Certificate;
@@ -137,12 +136,7 @@ fn ensure_discovered(world: &World) -> Result<()> {
 /// Types into the guest, and reads what it echoes.
 fn talk(client: &Client) -> Result<()> {
     let mut console = Console::open(client, "default", "talks")?;
-    // The banner may be gone by the time that somebody looks.
-    wait_for("the guest echoes", DEADLINE, || {
-        console.send("hello")?;
-        console.expect("hello", Duration::from_secs(2))
-    })?;
-    ensure!(!SERIAL_BANNER.is_empty(), "the guest has a banner");
+    console.wait_for_echo("hello", DEADLINE)?;
     Ok(())
 }
 
