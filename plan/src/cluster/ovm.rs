@@ -118,11 +118,13 @@ impl Draft<'_> {
         if let Some(next) = self.plan_fenced_release(ovm, Some(vm)) {
             return Some(next);
         }
-        if !places(ovm, vm) && is_outdated(ovm, vm) {
+        // Looked at once more before it is bound: the answer to the write of placement has the template as the API server has it, and a watch that
+        // began before the definition got a field has not.
+        if is_outdated(ovm, vm) {
             return self.plan_vm_deletion(
                 ovm,
                 vm,
-                "S2: the VM was not made from the present template, and has no placement yet",
+                "S2: the VM was not made from the present template, and is not bound yet",
             );
         }
         if self.observed.revisions.is_some()

@@ -121,14 +121,19 @@ fn s1_an_ovm_written_from_the_caches_makes_no_vm_of_theirs_good() {
 }
 
 #[test]
-fn s2_a_vm_of_an_old_template_is_deleted_before_it_is_placed() {
+fn s2_a_vm_of_an_old_template_is_deleted_before_it_is_bound() {
     let made = vm(&ovm(true));
     let mut edited = ovm(true);
     edited.spec.template.spec.termination_grace_period_seconds = Some(5);
     let unplaced = world(Some(edited.clone()), Some(made.clone()));
     assert!(matches!(step(&unplaced), Step::DeleteVm(_)));
-    let placed = world(Some(placed(edited, VM_UID, "a", false)), Some(made.clone()));
-    assert_eq!(vm_status(&placed).node_name.as_deref(), Some("a"), "what is placed may run already");
+    let placed_only = world(Some(placed(edited.clone(), VM_UID, "a", false)), Some(made.clone()));
+    assert!(
+        matches!(step(&placed_only), Step::DeleteVm(_)),
+        "it was placed by a template that our watch had cut short"
+    );
+    let running = world(Some(placed(edited, VM_UID, "a", false)), Some(bound(made.clone(), "a", Phase::Running)));
+    assert!(!matches!(plan(now(), &running).next, Next::Act(Step::DeleteVm(_))), "an edit waits for the restart");
     let mut mutated = made;
     mutated.spec.termination_grace_period_seconds = Some(5);
     assert!(ovm_status(&world(Some(ovm(true)), Some(mutated))).placement.is_some(), "the template is the same");
