@@ -13,6 +13,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use nix::sys::signal::{Signal as UnixSignal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::programs::{last_lines, output};
@@ -227,7 +229,10 @@ impl Host {
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        // Its systemd has it in mind to die with it, and all else dies with systemd.
+        // All else dies with its systemd, which goes on without systemd-nspawn. Asked for again: one that has ended is no child any more.
+        if let Some(init) = systemd_below(self.nspawn.id()).ok().and_then(|init| init.parse().ok()) {
+            let _ended = kill(Pid::from_raw(init), UnixSignal::SIGKILL);
+        }
         let _already_gone = self.nspawn.kill();
         let _reaped = self.nspawn.wait();
         // Its mounts go with the last of its processes.
