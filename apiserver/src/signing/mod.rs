@@ -19,6 +19,8 @@ use crate::object::{Object, timestamp};
 
 /// Whose requests are signed here.
 const CLIENT_SIGNER: &str = "kubernetes.io/kube-apiserver-client";
+/// How a request begins.
+const PEM_BEGIN: &[u8] = b"-----BEGIN CERTIFICATE REQUEST-----";
 /// Certificates live no longer, as in Kubernetes.
 const LONGEST: i64 = 365 * 24 * 3600;
 /// Nor may they be asked for to live shorter.
@@ -78,11 +80,22 @@ pub(crate) fn causes(object: &Value) -> Vec<Cause> {
     causes
 }
 
+/// The PKCS #10 request (DER), if the text is one block of PEM and nothing else. What is judged, here and by who approves, and what is signed has to be one
+/// thing, and readers of PEM differ in what stands around a block.
+fn request_der(spec: &Value) -> Option<Vec<u8>> {
+    let pem = STANDARD.decode(spec["request"].as_str()?).ok()?;
+    if !pem.starts_with(PEM_BEGIN) {
+        return None;
+    }
+    let (rest, block) = x509_parser::pem::parse_x509_pem(&pem).ok()?;
+    let (trailing, _) = X509CertificationRequest::from_der(&block.contents).ok()?;
+    (rest.trim_ascii().is_empty() && trailing.is_empty()).then_some(block.contents)
+}
+
 /// Organizations of the subject that is asked for; none if that cannot be read.
 fn asked_groups(spec: &Value) -> Option<Vec<String>> {
-    let pem = STANDARD.decode(spec["request"].as_str()?).ok()?;
-    let (_, block) = x509_parser::pem::parse_x509_pem(&pem).ok()?;
-    let (_, request) = X509CertificationRequest::from_der(&block.contents).ok()?;
+    let der = request_der(spec)?;
+    let (_, request) = X509CertificationRequest::from_der(&der).ok()?;
     let organizations = request.certification_request_info.subject.iter_organization();
     organizations.map(|group| group.as_str().ok().map(str::to_owned)).collect()
 }
@@ -138,10 +151,13 @@ impl Signer {
         if !usages.contains(&"client auth") || !usages.iter().all(|usage| USAGES.contains(usage)) {
             return Err(format!("the usages must be of {USAGES:?}, client auth among them"));
         }
-        let pem = STANDARD.decode(spec["request"].as_str().unwrap_or_default()).map_err(|error| error.to_string())?;
-        let pem = String::from_utf8(pem).map_err(|error| error.to_string())?;
+        if asked_groups(spec).is_none_or(|groups| groups.iter().any(|group| group == MASTERS)) {
+            return Err(format!("the request cannot be read, or asks for group {MASTERS}"));
+        }
+        let der = request_der(spec).ok_or("the request cannot be read")?;
         // This also checks that whoever asks has the key.
-        let mut request = CertificateSigningRequestParams::from_pem(&pem).map_err(|error| error.to_string())?;
+        let request = CertificateSigningRequestParams::from_der(&der.into());
+        let mut request = request.map_err(|error| error.to_string())?;
         let life = Duration::seconds(spec["expirationSeconds"].as_i64().unwrap_or(LONGEST).clamp(SHORTEST, LONGEST));
         let params = &mut request.params;
         params.not_before = now - BACKDATE;
@@ -215,6 +231,31 @@ mod tests {
         server.root_mut()["spec"]["usages"] = json!(["client auth", "server auth"]);
         signer().sign_if_needed(&mut server);
         assert!(certificate(&server).is_none() && has(server.value(), "Failed"));
+    }
+
+    /// One reader of PEM sees the first of them, another one the second.
+    #[test]
+    fn nothing_is_signed_that_stands_beside_what_was_judged() {
+        let text = |group: &str| {
+            let request = request(group, CLIENT_SIGNER);
+            String::from_utf8(STANDARD.decode(request.value()["spec"]["request"].as_str().unwrap()).unwrap()).unwrap()
+        };
+        let (evil, honest) = (text(MASTERS), text("g"));
+        for both in [
+            format!("x{}\n{honest}", evil.replace('\n', "")),
+            format!("{honest}{evil}"),
+            format!("\n{evil}{honest}"),
+            format!("x{evil}"),
+        ] {
+            let mut object = approved(request("g", CLIENT_SIGNER));
+            object.root_mut()["spec"]["request"] = json!(STANDARD.encode(&both));
+            assert_eq!(causes(object.value()).len(), 1, "{both}");
+            signer().sign_if_needed(&mut object);
+            assert!(certificate(&object).is_none() && has(object.value(), "Failed"), "{both}");
+        }
+        let mut masters = approved(request(MASTERS, CLIENT_SIGNER));
+        signer().sign_if_needed(&mut masters);
+        assert_eq!(certificate(&masters), None);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{Config, Event, watcher};
 use kube::{Api, ResourceExt as _};
 use plan::cluster::{
-    Denial, NameFacts, SigningClaim, SigningVerdict, TokenFacts, judge_join, judge_renewal, signing_claim,
+    Denial, NameFacts, SigningClaim, SigningVerdict, TokenFacts, given_away, judge_join, judge_renewal, signing_claim,
 };
 use serde_json::json;
 use tokio::time::{Instant, sleep_until};
@@ -108,8 +108,8 @@ impl Requests {
 
     async fn settle(&mut self, context: &Context, name: String) {
         self.due.remove(&name);
-        let Some(request) = self.known.get(&name) else { return };
-        let again = match self.judge_and_apply(context, request).await {
+        let Some(request) = self.known.get(&name).cloned() else { return };
+        let again = match self.judge_and_apply(context, &request).await {
             Ok(again) => again,
             Err(error) => {
                 tracing::warn!(request = name, error = chain(&error), "cannot settle a signing request; trying again");
@@ -123,7 +123,7 @@ impl Requests {
 
     /// Observe, judge, apply. When to look again.
     async fn judge_and_apply(
-        &self,
+        &mut self,
         context: &Context,
         request: &CertificateSigningRequest,
     ) -> Result<Option<Duration>, SettleError> {
@@ -159,19 +159,17 @@ impl Requests {
                 {
                     return Ok(Some(Duration::ZERO));
                 }
-                approve(context, request, &node, token_id.as_deref()).await?;
+                let approved = approve(context, request, &node, token_id.as_deref()).await?;
+                // The watch is behind it, and the next request may be for the same name.
+                self.known.insert(approved.name_any(), approved);
             }
         }
         Ok(None)
     }
 
-    /// Age of the youngest approved request of somebody else for a node.
-    fn given_away(&self, node: &str, to_other_than: &str) -> Option<Duration> {
+    fn given_away(&self, node: &str, requestor: &str) -> Option<Duration> {
         let now = Timestamp::now();
-        let facts = self.known.values().map(|request| request::facts(request, now));
-        let rivals = facts.filter(|facts| facts.is_approved && facts.requestor != to_other_than);
-        let of_node = rivals.filter(|facts| request::is_join_of(facts, node));
-        of_node.map(|facts| facts.age).min()
+        given_away(self.known.values().map(|request| request::facts(request, now)), node, requestor)
     }
 }
 
@@ -207,15 +205,15 @@ async fn approve(
     request: &CertificateSigningRequest,
     node: &str,
     token: Option<&str>,
-) -> Result<(), SettleError> {
+) -> Result<CertificateSigningRequest, SettleError> {
     let message = match token {
         Some(id) => format!("node {node} joins with bootstrap token {id}, which is deleted with this"),
         None => format!("the agent of node {node} renews its certificate"),
     };
     let reason = if token.is_some() { "NodeJoins" } else { "NodeRenews" };
-    write_condition(context, request, "Approved", reason, &message).await?;
+    let approved = write_condition(context, request, "Approved", reason, &message).await?;
     tracing::info!(request = request.name_any(), node, token, "signing request approved");
-    Ok(())
+    Ok(approved)
 }
 
 async fn deny(context: &Context, request: &CertificateSigningRequest, denial: &Denial) -> Result<(), SettleError> {
@@ -231,7 +229,7 @@ async fn write_condition(
     kind: &str,
     reason: &str,
     message: &str,
-) -> Result<(), SettleError> {
+) -> Result<CertificateSigningRequest, SettleError> {
     let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
     let condition = json!({
         "type": kind, "status": "True", "reason": reason, "message": message, "lastUpdateTime": now, "lastTransitionTime": now,
@@ -242,7 +240,7 @@ async fn write_condition(
     });
     let api = Api::<CertificateSigningRequest>::all(context.client.clone());
     let written = api.patch_approval(&request.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await;
-    written.map(drop).map_err(|error| failed("write the approval", &error))
+    written.map_err(|error| failed("write the approval", &error))
 }
 
 fn failed(operation: &'static str, error: &kube::Error) -> SettleError {

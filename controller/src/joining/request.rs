@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use api::join::node_user;
-use api::names::JOINERS_GROUP;
 use jiff::Timestamp;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use kube::ResourceExt as _;
@@ -13,11 +11,16 @@ use x509_parser::prelude::FromDer as _;
 use x509_parser::public_key::PublicKey;
 use x509_parser::x509::{AttributeTypeAndValue, SubjectPublicKeyInfo};
 
+/// How a request begins.
+const PEM_BEGIN: &[u8] = b"-----BEGIN CERTIFICATE REQUEST-----";
+
 /// What a request says.
 pub(super) fn facts(request: &CertificateSigningRequest, now: Timestamp) -> SigningRequest {
     let (spec, status) = (&request.spec, request.status.as_ref());
     let conditions = status.and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-    let created = request.creation_timestamp().map_or(now, |time| time.0);
+    let approved = conditions.iter().find(|condition| condition.type_ == "Approved");
+    // A condition that does not say since when counts as new. The clock of who wrote it may be ahead of ours.
+    let since = |at: Timestamp| Duration::try_from(now.duration_since(at)).unwrap_or_default();
     SigningRequest {
         name: request.name_any(),
         signer: spec.signer_name.clone(),
@@ -25,24 +28,19 @@ pub(super) fn facts(request: &CertificateSigningRequest, now: Timestamp) -> Sign
         groups: spec.groups.clone().unwrap_or_default(),
         usages: spec.usages.clone().unwrap_or_default(),
         asked: asked(&spec.request.0),
-        // The API server's clock may be ahead of ours.
-        age: Duration::try_from(now.duration_since(created)).unwrap_or_default(),
-        is_approved: conditions.iter().any(|condition| condition.type_ == "Approved"),
+        approved_for: approved.map(|condition| since(condition.last_update_time.as_ref().map_or(now, |time| time.0))),
         is_settled: conditions.iter().any(|one| matches!(one.type_.as_str(), "Approved" | "Denied" | "Failed")),
     }
 }
 
-/// Whether a request, of whatever state, is that of a host that joins as a node.
-pub(super) fn is_join_of(facts: &SigningRequest, node: &str) -> bool {
-    facts.groups.iter().any(|group| group == JOINERS_GROUP)
-        && facts.asked.as_ref().is_some_and(|asked| asked.common_names == [node_user(node)])
-}
-
 /// What the PKCS #10 request (PEM) asks for; none if it cannot be read. The signer checks that whoever asks has the key.
 fn asked(pem: &[u8]) -> Option<AskedCertificate> {
+    // Nothing may stand before or after it that a signer might read instead: readers of PEM differ there.
+    if !pem.starts_with(PEM_BEGIN) {
+        return None;
+    }
     let (rest, pem) = x509_parser::pem::parse_x509_pem(pem).ok()?;
     let (trailing, request) = X509CertificationRequest::from_der(&pem.contents).ok()?;
-    // Nothing may follow that a signer might read instead.
     if !rest.trim_ascii().is_empty() || !trailing.is_empty() {
         return None;
     }
@@ -116,5 +114,7 @@ mod tests {
     fn what_cannot_be_read_asks_for_nothing() {
         assert_eq!(asked(b""), None);
         assert_eq!(asked(format!("{}{}", pem(|_| {}), pem(|_| {})).as_bytes()), None, "two in one");
+        let in_a_line = pem(|_| {}).replace('\n', "");
+        assert_eq!(asked(format!("x{in_a_line}\n{}", pem(|_| {})).as_bytes()), None, "one before it");
     }
 }

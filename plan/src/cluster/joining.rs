@@ -9,7 +9,7 @@
 
 use std::time::Duration;
 
-use api::join::{BootstrapToken, check_node_name, node_of_user};
+use api::join::{BootstrapToken, check_node_name, node_of_user, node_user};
 use api::names::{
     CLIENT_SIGNER, JOINERS_GROUP, NODE_USER_PREFIX, NODES_GROUP, REGISTERED_BY_AGENT, REGISTERED_BY_LABEL,
 };
@@ -38,10 +38,8 @@ pub struct SigningRequest {
     pub usages: Vec<String>,
     /// What is asked for; none if it cannot be read.
     pub asked: Option<AskedCertificate>,
-    /// How long ago it was made.
-    pub age: Duration,
-    /// Whether somebody approved it.
-    pub is_approved: bool,
+    /// How long ago it was approved, if it was.
+    pub approved_for: Option<Duration>,
     /// Whether it is over: approved, denied or failed.
     pub is_settled: bool,
 }
@@ -121,7 +119,7 @@ pub struct NameFacts<'a> {
     pub lease: LeaseFact,
     /// Time on the clock that the Lease is judged by.
     pub monotonic: Duration,
-    /// Age of the youngest approved request of another host for the name.
+    /// How long ago the name was given to another host ([`given_away`]).
     pub given_away: Option<Duration>,
 }
 
@@ -200,6 +198,16 @@ fn asked_node(request: &SigningRequest) -> Result<String, Denial> {
     Ok(node.to_owned())
 }
 
+/// How long ago the name of a node was last given to another host than the one that shows itself as `requestor`.
+pub fn given_away(requests: impl Iterator<Item = SigningRequest>, node: &str, requestor: &str) -> Option<Duration> {
+    let is_join = |request: &SigningRequest| {
+        request.requestor != requestor
+            && request.groups.iter().any(|group| group == JOINERS_GROUP)
+            && request.asked.as_ref().is_some_and(|asked| asked.common_names == [node_user(node)])
+    };
+    requests.filter(is_join).filter_map(|request| request.approved_for).min()
+}
+
 /// Whether a host may join. `token`: as it was just read; none if it is gone.
 pub fn judge_join(node: &str, token_id: &str, token: Option<&TokenFacts>, name: &NameFacts<'_>) -> SigningVerdict {
     let Some(token) = token.filter(|token| token.groups.iter().any(|group| group == JOINERS_GROUP)) else {
@@ -225,6 +233,16 @@ pub fn judge_join(node: &str, token_id: &str, token: Option<&TokenFacts>, name: 
             ),
         )),
         (Some(_), LeaseVerdict::Unproven) => SigningVerdict::Wait(LOOK_AGAIN),
+        // F1: nobody can tell whether its guests run, and its successor would report them as gone.
+        (Some(_), LeaseVerdict::Expired) if name.node.is_some_and(|node| !node.is_out_of_service()) => {
+            SigningVerdict::Deny(Denial::new(
+                "NameTaken",
+                format!(
+                    "node {node} is silent, and may still run guests; when its machine is off, declare it out of service or delete its Node, or make a \
+                     token that says so with `virtctl token create --replace {node}`"
+                ),
+            ))
+        }
         _ if name.given_away.is_some_and(|age| age < SETTLING_IN) => SigningVerdict::Wait(LOOK_AGAIN),
         _ => SigningVerdict::Approve,
     }
@@ -397,7 +415,17 @@ mod tests {
             SigningVerdict::Wait(LOOK_AGAIN),
             "not watched long enough"
         );
-        assert_eq!(judge(&token(), lease(60, true), None), SigningVerdict::Approve, "silent");
+        assert_eq!(denied(judge(&token(), lease(60, true), None)), "NameTaken", "silent: its guests may run");
+        let fenced = registered(|facts| {
+            facts.taints.push(k8s_openapi::api::core::v1::Taint {
+                key: api::names::OUT_OF_SERVICE_TAINT.to_owned(),
+                ..Default::default()
+            });
+        });
+        for node in [Some(&fenced), None] {
+            let name = NameFacts { node, lease: lease(60, true), monotonic: NOW, given_away: None };
+            assert_eq!(judge_join("n1", "abcdef", Some(&token()), &name), SigningVerdict::Approve, "fenced");
+        }
         assert_eq!(
             judge(&token(), LeaseFact::default(), Some(59)),
             SigningVerdict::Wait(LOOK_AGAIN),
@@ -407,6 +435,23 @@ mod tests {
         let replaces = |node: &str| TokenFacts { replaces: Some(node.to_owned()), ..token() };
         assert_eq!(judge(&replaces("n1"), lease(90, true), Some(1)), SigningVerdict::Approve);
         assert_eq!(denied(judge(&replaces("n2"), lease(90, true), None)), "NameTaken");
+    }
+
+    #[test]
+    fn a_name_is_given_away_when_its_request_is_approved() {
+        let of = |requestor: &str, node: &str, approved_for: Option<u64>| SigningRequest {
+            requestor: requestor.to_owned(),
+            asked: Some(AskedCertificate { common_names: vec![node_user(node)], ..AskedCertificate::default() }),
+            approved_for: approved_for.map(Duration::from_secs),
+            ..request()
+        };
+        let given = |requests: Vec<SigningRequest>| given_away(requests.into_iter(), "n1", "system:bootstrap:abcdef");
+        assert_eq!(given(vec![of("system:bootstrap:other1", "n1", None)]), None, "asked for only");
+        assert_eq!(given(vec![of("system:bootstrap:other1", "n2", Some(1))]), None, "another name");
+        assert_eq!(given(vec![of("system:bootstrap:abcdef", "n1", Some(1))]), None, "its own");
+        let two = vec![of("system:bootstrap:other1", "n1", Some(9)), of("system:bootstrap:other2", "n1", Some(3))];
+        assert_eq!(given(two), Some(Duration::from_secs(3)));
+        assert_eq!(given(vec![SigningRequest { groups: Vec::new(), ..of("n", "n1", Some(1)) }]), None, "a renewal");
     }
 
     #[test]

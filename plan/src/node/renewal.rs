@@ -10,6 +10,8 @@ const EARLIEST_PERCENT: i32 = 70;
 const SPREAD_PERCENT: u32 = 20;
 /// Signers date certificates back by this, so that clocks that are a little behind take them.
 const BACKDATED: SignedDuration = SignedDuration::from_mins(5);
+/// A certificate is used for so long at least.
+const LEAST_PAUSE: SignedDuration = SignedDuration::from_secs(10);
 /// Those with a shorter life end as if they were not dated back.
 const SHORT: SignedDuration = SignedDuration::from_hours(8);
 /// Kubernetes signs for no less.
@@ -25,7 +27,8 @@ pub fn renewal_time(node: &str, not_before: Timestamp, not_after: Timestamp, bef
         Some(before) => life - SignedDuration::try_from(before).unwrap_or(life),
         None => life / 100 * percent,
     };
-    not_before.checked_add(after.max(SignedDuration::ZERO)).unwrap_or(not_after)
+    // One that is due when it is made would be followed by the next without end.
+    not_before.checked_add(after.max(BACKDATED + LEAST_PAUSE)).unwrap_or(not_after)
 }
 
 /// The life that is asked for a successor: that of the one in force.
@@ -56,7 +59,7 @@ mod tests {
     fn an_operator_says_when() {
         let before = |seconds| Some(Duration::from_secs(seconds));
         assert_eq!(renewal_time("n1", at(1000), at(2000), before(300)), at(1700));
-        assert_eq!(renewal_time("n1", at(1000), at(2000), before(5000)), at(1000), "at once");
+        assert_eq!(renewal_time("n1", at(1000), at(2000), before(5000)), at(1310), "a moment after it was made");
     }
 
     #[test]
