@@ -244,6 +244,34 @@ fn credentials_do_not_follow_a_redirect_to_another_host() -> Result<()> {
     ensure!(registry.asked().iter().any(|asked| asked.authorization.as_deref() == Some(basic)), "never shown");
     let asked = elsewhere.asked();
     ensure!(asked.len() == 1 && asked[0].authorization.is_none(), "{asked:?}");
+
+    // Nor is a host that is redirected to asked where they are to be shown.
+    let other = TestImage::of_disk("a.img", &disk(6, 10_000))?;
+    let layer = &other.blobs[1];
+    registry.put("private", &other);
+    let redirect = Reply::redirect(&format!("http://{}/wants", elsewhere.host()));
+    registry.reply(&blob_path("private", layer), Reply { authorization: Some(basic.to_owned()), ..redirect });
+    let realm = format!("Bearer realm=\"http://{}/token\"", elsewhere.host());
+    elsewhere.reply("/wants", Reply::status(401, Vec::new()).with_header("WWW-Authenticate", &realm));
+    let said = failure(&mut store.command(&["pull", &registry.image("private"), "--authfile", &secret])?)?;
+    ensure!(said.contains("to which it redirects"), "{said}");
+    let asked = elsewhere.asked();
+    ensure!(asked.iter().all(|asked| asked.authorization.is_none() && !asked.line.contains("/token")), "{asked:?}");
+    Ok(())
+}
+
+#[test]
+fn an_image_of_one_registry_is_not_had_by_naming_its_digest_at_another() -> Result<()> {
+    let (registry, other, store) = (HostileRegistry::start()?, HostileRegistry::start()?, Store::new()?);
+    let image = TestImage::of_disk("a.img", &disk(7, 10_000))?;
+    registry.put("private", &image);
+    store.pull(&registry.image("private"))?;
+    let lie = Reply::ok(Vec::new()).with_header("Docker-Content-Digest", &image.digest());
+    other.reply("/v2/liar/manifests/1", lie);
+    let said = failure(&mut store.command(&["pull", &other.image("liar")])?)?;
+    ensure!(said.contains(&other.host()), "{said}");
+    let listed = output(&mut store.command(&["list"])?)?;
+    ensure!(!listed.contains("liar"), "{listed}");
     Ok(())
 }
 

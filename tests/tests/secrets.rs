@@ -5,6 +5,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use tests::boot_sector::IDLE;
 use tests::machines::bare_machine;
@@ -103,7 +105,8 @@ fn words_of_secrets_are_found_where_they_are_used_and_nowhere_else(stack: &mut S
         Ok(())
     })?;
 
-    let words = [USER_DATA, USER_DATA_BASE64, PASSWORD, WRONG_PASSWORD];
+    let [right, wrong] = [PASSWORD, WRONG_PASSWORD].map(|password| STANDARD.encode(format!("{USER}:{password}")));
+    let words = [USER_DATA, USER_DATA_BASE64, PASSWORD, WRONG_PASSWORD, &right, &wrong];
     ensure_silent("an object", stack.client.kubectl(&["get", KINDS, "-A", "-o", "json"])?.as_bytes(), &words)?;
     let domain = format!("{NAMESPACE}_runs");
     for state in [&[][..], &["--inactive"], &["--security-info"]] {

@@ -177,8 +177,11 @@ impl GuestWorker {
         self.alive.idle();
         let prepared = disks.prepare(&self.looker.key, parse_uid(uid)?, &spec.spec, &spec.volumes, fetched).await;
         self.alive.busy();
-        let prepared = prepared
-            .map_err(|trouble| StepError::Failed { reason: trouble.reason.to_owned(), message: trouble.message })?;
+        let prepared = prepared.map_err(|trouble| {
+            // Until they are claimed, images may go again: what was fetched is looked at anew.
+            self.memory.images = None;
+            StepError::Failed { reason: trouble.reason.to_owned(), message: trouble.message }
+        })?;
         match prepared {
             Prepared::Ready(volumes) => {
                 self.memory.disks = Some(ReadyDisks { vm_uid: uid.to_owned(), volumes });

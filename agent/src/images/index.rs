@@ -101,6 +101,13 @@ pub struct Image {
     pub pulled: Option<Pulled>,
 }
 
+impl Image {
+    /// Whether an administrator has said since then what the name means on this node.
+    pub fn was_imported_since(&self, asked: Timestamp) -> bool {
+        self.pulled.is_none() && self.imported >= asked
+    }
+}
+
 /// What an image is at its registry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -186,9 +193,14 @@ impl Index {
         before
     }
 
-    /// The disk file that was pulled as this manifest, under whatever name.
-    pub fn find_manifest(&self, manifest: &Digest) -> Option<&Blob> {
-        let is_it = |image: &&Image| image.pulled.as_ref().is_some_and(|pulled| pulled.manifest == *manifest);
+    /// The disk file that was pulled as this manifest, under whatever name of the same repository. Which digest a name means is its server's word: it must not
+    /// reach what another server showed to those who may have it.
+    pub fn find_manifest(&self, name: &ImageName, manifest: &Digest) -> Option<&Blob> {
+        let is_of_source =
+            |image: &Image| image.full_name.parse::<ImageName>().is_ok_and(|known| known.source() == name.source());
+        let is_it = |image: &&Image| {
+            image.pulled.as_ref().is_some_and(|pulled| pulled.manifest == *manifest) && is_of_source(image)
+        };
         self.images.iter().find(is_it).map(|image| &image.blob)
     }
 

@@ -47,14 +47,14 @@ impl ImageName {
         self.parts().0
     }
 
+    /// Registry and repository, such as `docker.io/library/debian`: what one server answers for.
+    pub fn source(&self) -> &str {
+        self.full.strip_suffix(self.reference()).map_or(&*self.full, |source| source.trim_end_matches([':', '@']))
+    }
+
     /// The tag, or the digest with `sha256:`.
     pub fn reference(&self) -> &str {
         self.parts().1
-    }
-
-    /// Whether the name says by digest which image it means, so that it never means another.
-    pub fn is_digest(&self) -> bool {
-        self.full.contains('@')
     }
 
     /// Whether the name means whatever was published last: Kubernetes asks the registry at each start for these.
@@ -203,8 +203,9 @@ mod tests {
         ] {
             let name: ImageName = given.parse().unwrap();
             assert_eq!((name.given(), name.full()), (given, full));
-            let at = if name.is_digest() { '@' } else { ':' };
-            assert_eq!(format!("{}/{}{at}{}", name.host(), name.repository(), name.reference()), full);
+            assert_eq!(format!("{}/{}", name.host(), name.repository()), name.source());
+            let at = if full.contains('@') { '@' } else { ':' };
+            assert_eq!(format!("{}{at}{}", name.source(), name.reference()), full);
         }
     }
 

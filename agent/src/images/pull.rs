@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf as _, Bytes};
+use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 
 use super::error::StoreError;
@@ -195,6 +196,8 @@ pub struct PullRequest {
     pub name: ImageName,
     /// What it is at its registry.
     pub pulled: Pulled,
+    /// Since when it is wanted: what is imported under the name after that keeps it.
+    pub asked: Timestamp,
     /// The largest disk that a guest may see, in bytes.
     pub limit_bytes: u64,
 }
@@ -251,8 +254,8 @@ impl Taker {
         let digest = writer.finish().map_err(|error| self.layer_error(LayerError::Write(error)))?;
         let detected = self.look_at(&incoming, disk)?;
         let blob = incoming.seal(digest, detected).map_err(StoreError::from)?;
-        let PullRequest { name, pulled, .. } = &self.request;
-        Ok(Taken::Disk(self.store.take_in(name, &incoming, blob, Some(pulled.clone()))?.blob))
+        let PullRequest { name, pulled, asked, .. } = &self.request;
+        Ok(Taken::Disk(self.store.take_in(name, &incoming, blob, Some((pulled.clone(), *asked)))?.blob))
     }
 
     /// What the disk is, if it may be used.

@@ -45,14 +45,19 @@ impl ImageStore {
         Ok(self.claims.get(vm.uid)?.is_some())
     }
 
-    /// Gives `name` to the disk file that was pulled as this manifest, under whatever name. None if there is none.
+    /// Gives `name` to the disk file that was pulled as this manifest, under whatever name of the same repository. None if there is none. An image that was
+    /// imported under `name` after `asked` keeps it.
     ///
     /// # Errors
     /// If the store cannot be read or written.
-    pub fn name_pulled(&self, name: &ImageName, pulled: &Pulled) -> Result<Option<Blob>, StoreError> {
+    pub fn name_pulled(&self, name: &ImageName, pulled: &Pulled, asked: Timestamp) -> Result<Option<Blob>, StoreError> {
         let _lock = self.lock_exclusive()?;
         let mut index = self.read_index()?;
-        let Some(blob) = index.find_manifest(&pulled.manifest).filter(|blob| self.has_disk_file(blob)).cloned() else {
+        if let Some(image) = index.get(name).filter(|image| image.was_imported_since(asked)) {
+            return Ok(Some(image.blob.clone()));
+        }
+        let Some(blob) = index.find_manifest(name, &pulled.manifest).filter(|blob| self.has_disk_file(blob)).cloned()
+        else {
             return Ok(None);
         };
         if index.get(name).is_none_or(|image| image.pulled.as_ref() != Some(pulled)) {
@@ -60,6 +65,8 @@ impl ImageStore {
             self.write_index(&index)?;
             self.sweep()?;
         }
+        // It is about to be used: no other pull is to take it away before a VM has claimed it.
+        self.note_use(std::iter::once(&blob));
         Ok(Some(blob))
     }
 

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use jiff::Timestamp;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -19,19 +20,22 @@ use crate::registry::{PullSecrets, Registry};
 
 /// Pulls from one registry at a time: a slow one keeps its own images waiting, and nobody else's.
 const PULLS_PER_REGISTRY: usize = 3;
+/// Pulls at a time in all: one registry has many names. Each has a thread, and memory to unpack.
+const PULLS_PER_NODE: usize = 12;
 
 /// Pulls images into a store.
 pub struct Puller {
     store: Arc<ImageStore>,
     inspect: Arc<dyn Inspect>,
     settings: PullSettings,
+    turns: Arc<Semaphore>,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
-    /// By what is pulled.
-    flights: BTreeMap<Digest, Weak<Flight>>,
+    /// By registry with repository, and what is pulled from there: another server that names the same digest is another pull.
+    flights: BTreeMap<(String, Digest), Weak<Flight>>,
     /// By registry.
     turns: BTreeMap<String, Arc<Semaphore>>,
 }
@@ -69,7 +73,8 @@ pub fn needs_registry(name: &ImageName, image: Option<&Image>) -> bool {
 impl Puller {
     /// Pulls into `store`, by these settings; disks are looked at by `inspect`.
     pub fn new(store: Arc<ImageStore>, inspect: Arc<dyn Inspect>, settings: PullSettings) -> Self {
-        Self { store, inspect, settings, state: Mutex::default() }
+        let turns = Arc::new(Semaphore::new(PULLS_PER_NODE));
+        Self { store, inspect, settings, turns, state: Mutex::default() }
     }
 
     /// Sees to it that the store has what `name` means at its registry now.
@@ -82,6 +87,7 @@ impl Puller {
         secrets: &PullSecrets,
         progress: &watch::Sender<Progress>,
     ) -> Result<Fetched, Arc<PullError>> {
+        let asked = Timestamp::now();
         let registry = Registry::open(&self.settings.registries_dir, name, secrets).map_err(failed)?;
         let resolved = match registry.resolve().await {
             Ok(resolved) => resolved,
@@ -93,41 +99,45 @@ impl Puller {
         };
         let pulled = Pulled { manifest: resolved.digest, with_credentials: resolved.with_credentials };
         let fetched = |is_new| Fetched { manifest: pulled.manifest.clone(), is_new, is_stale: false };
-        if self.name_pulled(name, &pulled).await?.is_some() {
+        if self.name_pulled(name, &pulled, asked).await?.is_some() {
             return Ok(fetched(false));
         }
-        let flight = self.join(name, registry, &pulled);
+        let flight = self.join(name, registry, &pulled, asked);
         flight.wait(progress).await?;
         // The one who began it had another name for it, perhaps.
-        match self.name_pulled(name, &pulled).await? {
+        match self.name_pulled(name, &pulled, asked).await? {
             Some(_) => Ok(fetched(true)),
             None => Err(failed(StoreError::NotFound(name.clone()))),
         }
     }
 
     /// The pull of this image: the one under way, or a new one.
-    fn join(&self, name: &ImageName, registry: Registry, pulled: &Pulled) -> Arc<Flight> {
+    fn join(&self, name: &ImageName, registry: Registry, pulled: &Pulled, asked: Timestamp) -> Arc<Flight> {
         let mut state = self.lock();
         state.flights.retain(|_, flight| flight.strong_count() > 0);
-        let known = state.flights.get(&pulled.manifest).and_then(Weak::upgrade);
+        state.turns.retain(|_, turns| Arc::strong_count(turns) > 1);
+        let what = (name.source().to_owned(), pulled.manifest.clone());
+        let known = state.flights.get(&what).and_then(Weak::upgrade);
         if let Some(flight) = known.filter(|flight| flight.outcome.borrow().is_none()) {
             return flight;
         }
         let new_turns = || Arc::new(Semaphore::new(PULLS_PER_REGISTRY));
         let turns = Arc::clone(state.turns.entry(name.host().to_owned()).or_insert_with(new_turns));
         let (store, inspect) = (Arc::clone(&self.store), Arc::clone(&self.inspect));
-        let request =
-            PullRequest { name: name.clone(), pulled: pulled.clone(), limit_bytes: self.settings.limit_bytes };
+        let limit_bytes = self.settings.limit_bytes;
+        let request = PullRequest { name: name.clone(), pulled: pulled.clone(), asked, limit_bytes };
+        let all_turns = Arc::clone(&self.turns);
         let (tell_progress, progress) = watch::channel(Progress::default());
         let (tell_outcome, outcome) = watch::channel(None);
         let task = tokio::spawn(async move {
             // Never closed.
             let _turn = turns.acquire_owned().await;
+            let _turn_of_node = all_turns.acquire_owned().await;
             let result = pull(Arc::new(registry), store, inspect, request, tell_progress).await;
             tell_outcome.send_replace(Some(result.map(drop).map_err(Arc::new)));
         });
         let flight = Arc::new(Flight { progress, outcome, _task: AbortOnDropHandle::new(task) });
-        state.flights.insert(pulled.manifest.clone(), Arc::downgrade(&flight));
+        state.flights.insert(what, Arc::downgrade(&flight));
         flight
     }
 
@@ -141,9 +151,14 @@ impl Puller {
         Ok(needs_registry(name, found.as_ref()))
     }
 
-    async fn name_pulled(&self, name: &ImageName, pulled: &Pulled) -> Result<Option<Blob>, Arc<PullError>> {
+    async fn name_pulled(
+        &self,
+        name: &ImageName,
+        pulled: &Pulled,
+        asked: Timestamp,
+    ) -> Result<Option<Blob>, Arc<PullError>> {
         let (store, name, pulled) = (Arc::clone(&self.store), name.clone(), pulled.clone());
-        crate::blocking::blocking(move || store.name_pulled(&name, &pulled)).await.map_err(failed)
+        crate::blocking::blocking(move || store.name_pulled(&name, &pulled, asked)).await.map_err(failed)
     }
 
     /// What `name` meant before, if anybody may have it.

@@ -223,16 +223,22 @@ impl ImageStore {
         self.blobs.path_of(&blob.file_name())
     }
 
-    /// The second half of an import: from here on other users of the store wait.
+    /// The second half of an import, or of a pull with when it was asked for: from here on other users of the store wait.
     pub(super) fn take_in(
         &self,
         name: &ImageName,
         incoming: &Incoming<'_>,
         blob: Blob,
-        pulled: Option<Pulled>,
+        pulled: Option<(Pulled, Timestamp)>,
     ) -> Result<ImportedImage, StoreError> {
         let _lock = self.lock_exclusive()?;
         let mut index = self.read_index()?;
+        let imported = |asked| index.get(name).filter(|image| image.was_imported_since(asked));
+        if let Some(image) = pulled.as_ref().and_then(|(_, asked)| imported(*asked)) {
+            // An administrator said meanwhile what the name means here.
+            return Ok(ImportedImage { replaced: None, blob: image.blob.clone() });
+        }
+        let pulled = pulled.map(|(pulled, _)| pulled);
         let replaced = index.insert(name, blob.clone(), Timestamp::now(), pulled).map(|blob| blob.digest);
         let place = || -> Result<(), StoreError> {
             let file_name = blob.file_name();

@@ -16,6 +16,10 @@ const MAX_EXTENSION_BYTES: u64 = 1 << 20;
 const MAX_OCTAL_SIZE: u64 = 1 << 33;
 /// The name field of a header.
 const NAME_BYTES: usize = 100;
+/// No file system has longer ones.
+const MAX_FILE_NAME_BYTES: usize = 255;
+/// An image has one disk; a few layers may have replaced it.
+const MAX_HIDDEN_DISKS: usize = 1024;
 const DISK_DIRECTORY: &[u8] = b"disk";
 /// <https://github.com/opencontainers/image-spec/blob/main/layer.md#whiteouts>
 const WHITEOUT: &[u8] = b".wh.";
@@ -100,7 +104,7 @@ impl<'r> Archive<'r> {
         sink: &mut dyn Write,
     ) -> Result<(), LayerError> {
         let path = agreed_path(header, extension)?;
-        let shown = || String::from_utf8_lossy(&path).into_owned();
+        let shown = || shown(&path);
         let size = agreed_size(size, extension.pax_size)
             .ok_or_else(|| LayerError::Disagreement { field: "size", name: shown() })?;
         let kind = header.entry_type();
@@ -113,7 +117,7 @@ impl<'r> Archive<'r> {
         match place(&path)? {
             Place::Elsewhere => {}
             Place::HidesAll => self.found.hidden.all = true,
-            Place::Hides(name) => drop(self.found.hidden.names.insert(name)),
+            Place::Hides(name) => self.hide(name)?,
             Place::Directory if kind == EntryType::Directory => {}
             Place::Directory => {
                 return Err(LayerError::Kind { name: shown(), kind: other_kind(kind).unwrap_or("a file") });
@@ -133,6 +137,17 @@ impl<'r> Archive<'r> {
             }
         }
         self.skip(size)
+    }
+
+    /// Notes what upper layers hide, as far as it may be a disk: a stranger's list is kept in memory.
+    fn hide(&mut self, name: Vec<u8>) -> Result<(), LayerError> {
+        if disk_name(&name).is_some() && name.len() <= MAX_FILE_NAME_BYTES {
+            self.found.hidden.names.insert(name);
+        }
+        if self.found.hidden.names.len() > MAX_HIDDEN_DISKS {
+            return Err(LayerError::Damaged("it hides more disks than an image has"));
+        }
+        Ok(())
     }
 
     fn take_disk(&mut self, disk: DiskName, size: u64, shown: &str, sink: &mut dyn Write) -> Result<(), LayerError> {
@@ -263,7 +278,7 @@ fn agreed_path(header: &Header, extension: &Extension) -> Result<Vec<u8>, LayerE
             .into_iter()
             .any(|name| components(name).first().is_some_and(|first| first.ends_with(DISK_DIRECTORY)));
         if concerns_disk && !is_cut && components(other) != components(&path) {
-            return Err(LayerError::Disagreement { field: "name", name: String::from_utf8_lossy(other).into_owned() });
+            return Err(LayerError::Disagreement { field: "name", name: shown(other) });
         }
         path.clone_from(other);
     }
@@ -286,7 +301,7 @@ fn components(path: &[u8]) -> Vec<&[u8]> {
 fn place(path: &[u8]) -> Result<Place, LayerError> {
     let parts = components(path);
     if parts.contains(&&b".."[..]) || path.contains(&0) {
-        return Err(LayerError::Path(String::from_utf8_lossy(path).into_owned()));
+        return Err(LayerError::Path(shown(path)));
     }
     Ok(match parts.as_slice() {
         [name] if name.strip_prefix(WHITEOUT) == Some(DISK_DIRECTORY) => Place::HidesAll,
@@ -322,6 +337,12 @@ fn other_kind(kind: EntryType) -> Option<&'static str> {
         EntryType::Fifo => Some("a fifo"),
         _ => Some("of an unknown kind"),
     }
+}
+
+/// A stranger's path in a message that ends up in a status: not more of it than helps.
+fn shown(path: &[u8]) -> String {
+    let cut = path.get(..MAX_FILE_NAME_BYTES).unwrap_or(path);
+    String::from_utf8_lossy(cut).chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 fn until_zero(bytes: &[u8]) -> &[u8] {

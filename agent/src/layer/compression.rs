@@ -14,8 +14,8 @@ const ZSTD: &[u8] = b"\x28\xb5\x2f\xfd";
 const ZSTD_SKIPPABLE: &[u8] = b"\x2a\x4d\x18";
 const HEAD_BYTES: u64 = 8;
 const BUFFER_BYTES: usize = 256 << 10;
-/// What `zstd` itself unpacks without being asked for more; a frame that wants more memory is refused.
-const MAX_WINDOW_BYTES: u64 = 128 << 20;
+/// What every reader should have memory for (RFC 8878, 3.1.1.1.2), and all but `zstd --ultra` and `--long` ask for; a frame that wants more is refused.
+const MAX_WINDOW_BYTES: u64 = 8 << 20;
 
 /// The bytes of `layer` without their packing, and whether they had one.
 pub(super) fn unpack<'r>(layer: &'r mut dyn Read) -> Result<(Box<dyn Read + 'r>, bool), LayerError> {

@@ -199,7 +199,9 @@ fn endpoint(
     base.set_path(&path);
     let can = |wanted| capabilities.is_none_or(|listed| listed.contains(&wanted));
     let name = authority(&base);
-    let is_mirror = name != registry && !(registry == DOCKER_HUB.0 && name == DOCKER_HUB.1);
+    // Compared as URLs: a port that is the scheme's own, and capitals, make no other server.
+    let own = Url::parse(&format!("{}://{registry}", base.scheme())).map(|url| authority(&url));
+    let is_mirror = own.as_ref() != Ok(&name) && !(registry == DOCKER_HUB.0 && name == DOCKER_HUB.1);
     Ok(Endpoint { resolves: can(Capability::Resolve), pulls: can(Capability::Pull), is_mirror, name, base, tls })
 }
 

@@ -1,12 +1,12 @@
 //! One HTTP request to a registry, and where its redirects may lead.
 
-use std::error::Error;
 use std::fs;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use ::http::header::{ACCEPT, AUTHORIZATION, LOCATION, RANGE, USER_AGENT};
-use ::http::{HeaderValue, Method, Request, Response};
+use ::http::{HeaderValue, Method, Request, Response, StatusCode};
+use api::chain;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Incoming;
@@ -20,7 +20,7 @@ use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::time::timeout;
-use url::Url;
+use url::{Origin, Url};
 
 use super::error::RegistryError;
 use super::hosts::{Endpoint, HostsError, TlsOptions, authority, is_loopback};
@@ -28,6 +28,8 @@ use super::hosts::{Endpoint, HostsError, TlsOptions, authority, is_loopback};
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 /// For an answer to begin, and for its next bytes to come.
 pub(super) const SILENCE_DEADLINE: Duration = Duration::from_secs(30);
+/// For a manifest, a configuration or a token to be there as a whole.
+const READ_DEADLINE: Duration = Duration::from_mins(1);
 const MAX_REDIRECTS: usize = 5;
 const AGENT: &str = concat!("ovm-agent/", env!("CARGO_PKG_VERSION"));
 
@@ -49,6 +51,8 @@ type HttpClient = Client<HttpsConnector<HttpConnector>, Empty<Bytes>>;
 /// Connections to one endpoint, and to whom it redirects.
 pub(super) struct Http {
     registry: String,
+    /// The endpoint's: who has its TLS options.
+    origin: Origin,
     own: HttpClient,
     /// Hosts that it redirects to: never without verification, whatever holds for the endpoint.
     elsewhere: OnceLock<HttpClient>,
@@ -62,6 +66,7 @@ impl Http {
         let is_plain = endpoint.base.scheme() == "http";
         Ok(Self {
             registry: endpoint.name.clone(),
+            origin: endpoint.base.origin(),
             own: client(&endpoint.tls, !is_plain)?,
             elsewhere: OnceLock::new(),
             tls: endpoint.tls.clone(),
@@ -78,11 +83,20 @@ impl Http {
         for _ in 0..=MAX_REDIRECTS {
             let is_own = url.origin() == ask.url.origin();
             let request = request(ask, &url, is_own).map_err(|error| self.protocol(error.to_string()))?;
-            let client = if is_own { &self.own } else { self.elsewhere()? };
+            // Another host, such as one that gives tokens, has not the endpoint's TLS options.
+            let client = if url.origin() == self.origin { &self.own } else { self.elsewhere()? };
             let response = timeout(SILENCE_DEADLINE, client.request(request)).await;
             let response = response
                 .map_err(|_| self.unreachable(&url, format!("no answer within {} s", SILENCE_DEADLINE.as_secs())))?
-                .map_err(|error| self.unreachable(&url, describe(&error)))?;
+                .map_err(|error| self.unreachable(&url, chain(&error)))?;
+            if !is_own && response.status() == StatusCode::UNAUTHORIZED {
+                // Whoever is redirected to has no say in where credentials are shown.
+                return Err(self.protocol(format!(
+                    "{} wants credentials for {}, to which it redirects",
+                    authority(&url),
+                    ask.what
+                )));
+            }
             if !response.status().is_redirection() {
                 return Ok(response);
             }
@@ -131,14 +145,21 @@ impl Http {
         limit: u64,
         what: &str,
     ) -> Result<Vec<u8>, RegistryError> {
+        let late = |_| self.broken(format!("{what} was not there within {} s", READ_DEADLINE.as_secs()));
+        timeout(READ_DEADLINE, self.read_frames(response, limit, what)).await.map_err(late)?
+    }
+
+    async fn read_frames(
+        &self,
+        response: Response<Incoming>,
+        limit: u64,
+        what: &str,
+    ) -> Result<Vec<u8>, RegistryError> {
         let mut body = response.into_body();
         let mut bytes = Vec::new();
         loop {
-            let frame = timeout(SILENCE_DEADLINE, body.frame()).await;
-            let frame =
-                frame.map_err(|_| self.broken(format!("{what} stopped for {} s", SILENCE_DEADLINE.as_secs())))?;
-            let Some(frame) = frame else { return Ok(bytes) };
-            let frame = frame.map_err(|error| self.broken(describe(&error)))?;
+            let Some(frame) = body.frame().await else { return Ok(bytes) };
+            let frame = frame.map_err(|error| self.broken(chain(&error)))?;
             let Ok(data) = frame.into_data() else { continue };
             if (bytes.len() + data.len()) as u64 > limit {
                 return Err(self.protocol(format!("{what} is longer than {limit} bytes")));
@@ -174,11 +195,6 @@ fn request(ask: &Ask<'_>, url: &Url, is_own: bool) -> Result<Request<Empty<Bytes
         request = request.header(AUTHORIZATION, authorization);
     }
     request.body(Empty::new())
-}
-
-/// The error's own words and its causes'.
-fn describe(error: &(dyn Error + 'static)) -> String {
-    api::chain(error)
 }
 
 fn client(tls: &TlsOptions, with_roots: bool) -> Result<HttpClient, HostsError> {

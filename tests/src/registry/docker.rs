@@ -133,11 +133,6 @@ impl DockerRegistry {
         self.curl(&["--fail", "-X", "PUT", "-H", octets, "--data-binary", &file, &url])
     }
 
-    /// The path of a blob at this registry.
-    pub fn blob_url(&self, repository: &str, blob: &[u8]) -> String {
-        self.url(&format!("/v2/{repository}/blobs/{}", digest(blob)))
-    }
-
     /// curl, with what it takes to be let in.
     ///
     /// # Errors
