@@ -19,6 +19,7 @@
 //! The harness knows the project's programs only from outside: it starts the binaries and depends on none of their crates.
 
 pub mod boot_sector;
+mod cgroups;
 pub mod client;
 pub mod console;
 pub mod host;

@@ -17,6 +17,7 @@ use nix::sys::signal::{Signal as UnixSignal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
+use crate::cgroups::{ENTER, HostGroups};
 use crate::programs::{last_lines, output};
 use crate::wait::wait_for;
 
@@ -47,6 +48,7 @@ struct Machine {
     nspawn: Child,
     /// Process id of its systemd, as the test sees it.
     init: String,
+    _groups: HostGroups,
 }
 
 /// Why no such host can run here; `None` if one can.
@@ -90,8 +92,21 @@ impl Host {
         ensure!(self.machine.is_none(), "host {} runs already", self.name);
         let console = File::options().create(true).append(true).open(self.console()).context("open the console")?;
         let kubectl = which("kubectl")?;
-        let mut nspawn = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL", "systemd-nspawn", "--quiet", "--boot", "--register=no", "--keep-unit"])
+        let groups = HostGroups::make(&self.clone.name()?)?;
+        let mut nspawn = Command::new("sh")
+            .args(["-c", ENTER, "sh"])
+            .args(groups.folders())
+            .args([
+                "--",
+                "setpriv",
+                "--pdeathsig",
+                "KILL",
+                "systemd-nspawn",
+                "--quiet",
+                "--boot",
+                "--register=no",
+                "--keep-unit",
+            ])
             .args(["--private-network", "--console=passive", "--resolv-conf=off", "--link-journal=no", "--directory"])
             .arg(self.clone.root())
             .arg(format!("--machine={}", self.name))
@@ -105,7 +120,7 @@ impl Host {
             ensure!(nspawn.try_wait()?.is_none(), "systemd-nspawn ended:\n{}", self.console_text());
             systemd_below(nspawn.id())
         })?;
-        self.machine = Some(Machine { nspawn, init });
+        self.machine = Some(Machine { nspawn, init, _groups: groups });
         wait_for("the host has booted", BOOT_DEADLINE, || {
             let state = self.run(&["systemctl", "is-system-running"])?;
             ensure!(state == "running", "it is {state}");
@@ -179,13 +194,13 @@ impl Host {
         self.run(&["systemctl", "show", "--value", "--property", property, unit])
     }
 
-    /// Process ids of all QEMUs, as the host sees them.
+    /// Process ids of all guests' QEMUs, as the host sees them. libvirt runs others, without a guest, to learn what they can do.
     ///
     /// # Errors
     /// When they cannot be listed.
     pub fn qemus(&self) -> Result<Vec<String>> {
         // pgrep fails where it finds none.
-        let listed = self.run(&["sh", "-c", "pgrep --full '^/usr/bin/qemu-system' || true"])?;
+        let listed = self.run(&["sh", "-c", "pgrep --full '^/usr/bin/qemu-system.* -name guest=' || true"])?;
         Ok(listed.lines().map(str::to_owned).collect())
     }
 

@@ -49,6 +49,12 @@ impl RootClone {
         self.folder().join("root")
     }
 
+    /// A name that no other host has.
+    pub(super) fn name(&self) -> Result<String> {
+        let name = self.folder().file_name().and_then(|name| name.to_str());
+        name.map(str::to_owned).context("a clone's folder has a name")
+    }
+
     /// The folder around it, for what belongs to the host and is not in it.
     pub(super) fn folder(&self) -> &Path {
         self.folder.path()

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
+use crate::cgroups;
 use crate::client::Client;
 use crate::kube::control_plane::{ControlPlane, Settings};
 use crate::kube::node::{Node, Place};
-use crate::kube::{cgroups, why_unavailable};
+use crate::kube::why_unavailable;
 use crate::wait::wait_for;
 
 /// Seconds on an idle machine, images aside.

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 use nix::fcntl::{Flock, FlockArg};
 use tempfile::TempDir;
 
-use crate::kube::cgroups;
+use crate::cgroups;
 
 /// What the names of these directories begin with.
 const PREFIX: &str = "ovm-kube-";

@@ -7,7 +7,6 @@
 
 mod assets;
 mod authority;
-mod cgroups;
 mod cluster;
 mod control_plane;
 mod directory;

@@ -9,8 +9,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use serde_json::json;
 
+use crate::cgroups;
 use crate::kube::asset;
-use crate::kube::cgroups;
 use crate::kube::control_plane::ControlPlane;
 use crate::kube::room::{ADDRESS, Room};
 use crate::kube::servers::{Server, Servers};

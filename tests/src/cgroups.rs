@@ -1,4 +1,5 @@
-//! Control groups of a cluster's pods: a folder of the cluster's name in each hierarchy, which nobody but us removes.
+//! Control groups: a cluster's pods have a folder of the cluster's name in each hierarchy, a host has one in those by which systemd knows what belongs to a unit.
+//! Nobody but us removes them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -46,6 +47,56 @@ pub(crate) fn remove(cluster: &str) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Shell words: joins the groups that come before `--`, and becomes the program behind it.
+pub(crate) const ENTER: &str =
+    r#"while [ "$1" != -- ]; do echo $$ > "$1/cgroup.procs" || exit; shift; done; shift; exec "$@""#;
+
+/// The control groups of a host with a systemd of its own. Two systemds in one group would end each other's services. Dropping it removes them.
+#[derive(Debug)]
+pub(crate) struct HostGroups {
+    folders: Vec<PathBuf>,
+}
+
+impl HostGroups {
+    /// Makes them, below those of this process.
+    ///
+    /// # Errors
+    /// When they cannot be made.
+    pub(crate) fn make(name: &str) -> Result<Self> {
+        let own = fs::read_to_string("/proc/self/cgroup").context("read the control groups of this process")?;
+        let mut groups = Self { folders: Vec::new() };
+        for (hierarchy, path) in own.lines().filter_map(|line| line.split_once(':')?.1.split_once(':')) {
+            let mounts: &[&str] = match hierarchy {
+                "" => &["unified", "."],
+                "name=systemd" => &["systemd"],
+                _ => continue,
+            };
+            let root = Path::new(ROOT);
+            let mount = mounts.iter().map(|mount| root.join(mount)).find(|mount| mount.join("cgroup.procs").exists());
+            let Some(mount) = mount else { continue };
+            let folder = mount.join(path.trim_start_matches('/')).join(name);
+            fs::create_dir(&folder).with_context(|| format!("make {}", folder.display()))?;
+            groups.folders.push(folder);
+        }
+        Ok(groups)
+    }
+
+    /// For [`ENTER`].
+    pub(crate) fn folders(&self) -> &[PathBuf] {
+        &self.folders
+    }
+}
+
+impl Drop for HostGroups {
+    fn drop(&mut self) {
+        for folder in &self.folders {
+            if let Err(error) = wait_for("the control groups are empty", DEADLINE, || remove_folder(folder)) {
+                eprintln!("control groups are left: {error:#}");
+            }
+        }
+    }
 }
 
 fn remove_folder(folder: &Path) -> Result<()> {
