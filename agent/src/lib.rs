@@ -41,4 +41,4 @@ pub mod volumes;
 pub use consoles::{ConsoleError, Consoles, DuplexStream};
 pub use options::{AgentOptions, ImageOptions};
 pub use start::{Agent, AgentHandle, StartError};
-pub use stream::{StreamAddress, StreamError};
+pub use stream::{Advertise, StreamAddress, StreamError, StreamListen};

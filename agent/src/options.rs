@@ -28,7 +28,7 @@ pub struct AgentOptions {
     pub lock_dir: PathBuf,
     /// Folder through which the agent is told of the host's shutdown.
     pub run_dir: PathBuf,
-    /// Where consoles are served to the controller of a cluster; nowhere without it.
+    /// Where consoles are served to the controller; nowhere without it.
     pub streams: Option<StreamAddress>,
     /// Where PersistentVolumes may be on this node: directories and block devices.
     pub volume_roots: Vec<PathBuf>,

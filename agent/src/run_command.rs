@@ -18,10 +18,13 @@ use crate::image_flags::ImageFlags;
 use crate::images::DEFAULT_DATA_DIR;
 use crate::join::DEFAULT_KUBECONFIG;
 use crate::metrics::Telemetry;
-use crate::{Agent, AgentOptions, StartError, StreamAddress};
+use crate::stream::{Advertise, StreamAddress, StreamListen};
+use crate::{Agent, AgentOptions, StartError};
 
 /// Who we are to the API server.
 const USER_AGENT: &str = concat!("ovm-agent/", env!("CARGO_PKG_VERSION"));
+/// Where a joined agent serves consoles if it is not told otherwise: one port for all hosts, for firewalls to name.
+const JOINED_CONSOLE_PORT: u16 = 10263;
 
 /// Run the agent of this node.
 #[derive(Debug, Args)]
@@ -62,20 +65,21 @@ pub struct RunArgs {
     /// Where to serve /metrics, /healthz and /readyz by plain HTTP; nowhere if not given.
     #[arg(long, env = "OVM_METRICS_LISTEN", value_name = "ADDR:PORT")]
     pub metrics_listen: Option<SocketAddr>,
-    /// Serve consoles to the controller over mutual TLS here. Without it: not at all.
-    #[arg(long, env = "OVM_LISTEN", value_name = "ADDR:PORT")]
-    pub listen: Option<SocketAddr>,
-    /// Address at which the controller reaches --listen; in a pod, the pod's. Without it: the one that is listened on.
-    #[arg(long, env = "OVM_ADVERTISE_ADDRESS", value_name = "IP", requires = "listen")]
+    /// Serve consoles to the controller over mutual TLS here. Without it: a joined agent on port 10263 of all addresses, others not at all.
+    #[arg(long, env = "OVM_CONSOLE_LISTEN", value_name = "ADDR:PORT")]
+    pub console_listen: Option<SocketAddr>,
+    /// Address at which the controller reaches --console-listen. Without it: the one that is listened on, or else this host's on the way to the API server.
+    #[arg(long, env = "OVM_ADVERTISE_ADDRESS", value_name = "IP")]
     pub advertise_address: Option<IpAddr>,
     /// How long before its end a joined agent renews its certificate, such as 24h; after 70 to 90 percent of its life if not given.
     #[arg(long, env = "OVM_RENEW_BEFORE", value_name = "TIME", value_parser = crate::join::time)]
     pub renew_before: Option<Duration>,
 }
 
-/// The agent's client, and what renews its certificate where it joined.
+/// The agent's client, the server that it is for, and what renews its certificate where it joined.
 struct Connected {
     client: Client,
+    server: http::Uri,
     joined: Option<Renewer>,
 }
 
@@ -113,9 +117,6 @@ pub enum RunError {
     /// The host has no name.
     #[error("the host's name is not known: give --node-name NAME")]
     NoName,
-    /// Consoles would be served where nobody is told of.
-    #[error("--listen {0} says no address at which the controller reaches this agent: give --advertise-address IP")]
-    NoAdvertiseAddress(SocketAddr),
     /// Metrics were asked for at an address that cannot be had.
     #[error(transparent)]
     Metrics(#[from] ListenError),
@@ -136,8 +137,8 @@ impl RunArgs {
         if let Some(listen) = self.metrics_listen {
             telemetry.listen(listen, &api_calls, cancel.clone()).await?;
         }
-        let Connected { client, joined } = self.connect(&api_calls).await?;
-        let streams = self.streams()?;
+        let Connected { client, server, joined } = self.connect(&api_calls).await?;
+        let streams = self.streams(server, joined.is_some());
         let node_name = self.node_name(joined.as_ref())?;
         let options = AgentOptions {
             node_name,
@@ -174,19 +175,24 @@ impl RunArgs {
         }
     }
 
-    fn streams(&self) -> Result<Option<StreamAddress>, RunError> {
-        let Some(listen) = self.listen else { return Ok(None) };
-        let own = Some(listen.ip()).filter(|address| !address.is_unspecified());
-        let advertise = self.advertise_address.or(own).ok_or(RunError::NoAdvertiseAddress(listen))?;
-        Ok(Some(StreamAddress { listen, advertise }))
+    fn streams(&self, server: http::Uri, has_joined: bool) -> Option<StreamAddress> {
+        let listen = match self.console_listen {
+            Some(address) => StreamListen::At(address),
+            None if has_joined => StreamListen::EveryAddress(JOINED_CONSOLE_PORT),
+            None => return None,
+        };
+        let own = self.console_listen.map(|address| address.ip()).filter(|address| !address.is_unspecified());
+        let advertise = self.advertise_address.or(own).map_or(Advertise::Towards(server), Advertise::At);
+        Some(StreamAddress { listen, advertise })
     }
 
     async fn connect(&self, api_calls: &ApiCalls) -> Result<Connected, RunError> {
         let by_join = Some(PathBuf::from(DEFAULT_KUBECONFIG)).filter(|file| file.exists());
         let Some(file) = self.kubeconfig.clone().or(by_join) else {
             let config = kube::Config::infer().await.map_err(RunError::NoCluster)?;
+            let server = config.cluster_url.clone();
             let client = api_calls.client(config, USER_AGENT).map_err(RunError::Client)?;
-            return Ok(Connected { client, joined: None });
+            return Ok(Connected { client, server, joined: None });
         };
         let failed = |source| RunError::Kubeconfig { file: file.clone(), source };
         let kubeconfig = Kubeconfig::read_from(&file).map_err(failed)?;
@@ -196,8 +202,9 @@ impl RunArgs {
             None => kubeconfig.clone(),
         };
         let config = kube::Config::from_custom_kubeconfig(used, &KubeConfigOptions::default()).await.map_err(failed)?;
+        let server = config.cluster_url.clone();
         let client = api_calls.client(config, USER_AGENT).map_err(RunError::Client)?;
-        let Some(identity) = identity else { return Ok(Connected { client, joined: None }) };
+        let Some(identity) = identity else { return Ok(Connected { client, server, joined: None }) };
         let switch = ClientSwitch::new(client);
         let renewer = Renewer {
             kubeconfig,
@@ -208,6 +215,6 @@ impl RunArgs {
             api_calls: api_calls.clone(),
             user_agent: USER_AGENT,
         };
-        Ok(Connected { client: switch.client(), joined: Some(renewer) })
+        Ok(Connected { client: switch.client(), server, joined: Some(renewer) })
     }
 }

@@ -1,5 +1,6 @@
 //! Starts an agent: takes its lock, opens its state, connects, and sets its tasks going.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use api::names;
 use events::{Recorder, Source};
 use kube::Client;
 use telemetry::Health;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -143,10 +144,10 @@ impl Agent {
         let (libvirt, state) = (libvirt?, NodeState { identity: identity?, journal, disks });
         let registers = if options.register_node { Some(capacity(&libvirt).await?) } else { None };
         let streams = match options.streams {
-            Some(address) => Some(StreamServer::bind(address).await?),
+            Some(ref address) => Some(StreamServer::bind(address).await?),
             None => None,
         };
-        let annotations = streams.as_ref().map(StreamServer::annotations).unwrap_or_default();
+        let annotations = streams.as_ref().map_or_else(|| watch::channel(BTreeMap::new()).1, StreamServer::annotations);
         let objects = Arc::new(KubeObjects::new(client.clone(), options.node_name.clone(), annotations));
         let source = Source { component: names::AGENT_COMPONENT.to_owned(), host: Some(options.node_name.clone()) };
         let recorder = Recorder::start(client.clone(), source, cancel.clone());

@@ -1,4 +1,5 @@
-//! The controller's subresource API over this process: consoles from the agent beside it, callers as the embedded API server knows them.
+//! The controller's subresource API over this process: consoles from the agent beside it and from those that joined, callers as the embedded API server
+//! knows them.
 
 use std::sync::OnceLock;
 
@@ -8,27 +9,39 @@ use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
 use controller::console::{Caller, Channel, ConsoleError, GuestConsole, GuestRef, GuestStream};
+use controller::serve::JoinedConsoles;
 use futures::future::BoxFuture;
 
 /// User name of the agent in this process.
 pub(crate) const AGENT_USER: &str = "system:ovm-agent";
 
-/// Opens consoles of guests on this host, once there is an agent.
-#[derive(Default)]
-pub(crate) struct LocalConsole(OnceLock<Consoles>);
+/// Opens consoles of guests on this host, once there is an agent, and on those that joined.
+pub(crate) struct HostConsoles {
+    node: String,
+    own: OnceLock<Consoles>,
+    joined: JoinedConsoles,
+}
 
-impl LocalConsole {
-    /// From now on consoles are this agent's.
+impl HostConsoles {
+    /// Of guests on `node`, which is this host, and on others.
+    pub(crate) fn new(node: String, joined: JoinedConsoles) -> Self {
+        Self { node, own: OnceLock::new(), joined }
+    }
+
+    /// From now on this agent opens those of this host.
     pub(crate) fn set(&self, consoles: Consoles) {
         // One agent a process: there is no second to be refused.
-        let _ = self.0.set(consoles);
+        let _ = self.own.set(consoles);
     }
 }
 
-impl GuestConsole for LocalConsole {
+impl GuestConsole for HostConsoles {
     fn open(&self, guest: GuestRef, channel: Channel) -> BoxFuture<'_, Result<Box<dyn GuestStream>, ConsoleError>> {
+        if guest.node != self.node {
+            return self.joined.open(guest, channel);
+        }
         Box::pin(async move {
-            let consoles = self.0.get().ok_or(ConsoleError::NotRunning)?;
+            let consoles = self.own.get().ok_or(ConsoleError::NotRunning)?;
             let (namespace, name, uid) = (&guest.namespace, &guest.name, &guest.uid);
             let opened = match channel {
                 Channel::Serial => consoles.open_serial(namespace, name, uid).await,

@@ -9,6 +9,7 @@ use agent::{Agent, AgentOptions};
 use anyhow::{Context, Result};
 use apiserver::{ApiServer, Mount, User};
 use controller::ControllerOptions;
+use controller::serve::JoinedConsoles;
 use kube::{Api, Client};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -19,7 +20,7 @@ use telemetry::systemd::{keep_told, tell_stopping};
 
 use crate::access;
 use crate::admission::VirtualMachineRules;
-use crate::console::{AGENT_USER, LocalConsole, name_caller};
+use crate::console::{AGENT_USER, HostConsoles, name_caller};
 use crate::options::Options;
 
 /// What readiness says of the socket.
@@ -136,8 +137,9 @@ fn client(server: &ApiServer, user: &str) -> Client {
     Client::new(server.local_service(User::system(user)), "default")
 }
 
-fn mount_console(server: &ApiServer, node: String) -> Arc<LocalConsole> {
-    let console = Arc::new(LocalConsole::default());
+fn mount_console(server: &ApiServer, node: String) -> Arc<HostConsoles> {
+    let joined = JoinedConsoles::start(client(server, "system:ovm-controller"));
+    let console = Arc::new(HostConsoles::new(node.clone(), joined));
     let router = controller::console::router(client(server, "system:ovm-controller"), console.clone());
     server.mount(Mount {
         group: api::names::SUBRESOURCE_GROUP.to_owned(),

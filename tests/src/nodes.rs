@@ -235,6 +235,10 @@ impl Nodes {
         command.arg("--kubeconfig").arg(&member.kubeconfig).args(["--emulation", "always"]).args(flags);
         command.args(["--libvirt-uri", &member.libvirtd.uri()]).arg("--data-dir").arg(base.join("data"));
         command.arg("--lock-dir").arg(base);
+        if member.kubeconfig.ends_with(JOINED_KUBECONFIG) {
+            // The default port is one for a host.
+            command.args(["--console-listen", "0.0.0.0:0"]);
+        }
         member.agent = Some(self.servers.start(&format!("agent-{node}"), &command)?);
         Ok(())
     }

@@ -103,7 +103,7 @@ impl Separate {
     pub fn start_agent(&mut self) -> Result<()> {
         let mut agent = Command::new(program("ovm-agent")?);
         agent.arg("--kubeconfig").arg(&self.accounts.agent);
-        agent.args(["--node-name", NODE, "--emulation", "always", "--listen", &free_address()?.to_string()]);
+        agent.args(["--node-name", NODE, "--emulation", "always", "--console-listen", &free_address()?.to_string()]);
         agent.args(self.accounts.makes_node.then_some("--register-node"));
         agent.args(["--libvirt-uri", &self.libvirt_uri]).arg("--data-dir").arg(&self.data);
         agent.arg("--volume-root").arg(volume_root(&self.data));

@@ -6,7 +6,8 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
-use tests::boot_sector::IDLE;
+use tests::boot_sector::{IDLE, SERIAL};
+use tests::console::Console;
 use tests::machines::offline_machine;
 use tests::nodes::{Nodes, joining_scenario};
 use tests::programs::{failure, output};
@@ -44,14 +45,16 @@ fn hosts_join(nodes: &mut Nodes) -> Result<()> {
         the_node_is_registered(nodes, host)?;
     }
     nodes.import_sector("idle", &IDLE)?;
+    nodes.import_sector("serial", &SERIAL)?;
     for host in HOSTS {
-        let mut object = offline_machine(NAMESPACE, &format!("on-{host}"), "idle", true);
+        let mut object = offline_machine(NAMESPACE, &format!("on-{host}"), "serial", true);
         object["spec"]["template"]["spec"]["nodeSelector"] = json!({"kubernetes.io/hostname": host});
         nodes.client.create(&object)?;
     }
     for host in HOSTS {
         nodes.wait_for_guest(&format!("on-{host}"), Some(host), None)?;
     }
+    a_console_is_opened_at_the_agent(nodes)?;
     a_name_that_lives_is_taken(nodes)?;
     certificates_are_renewed_unnoticed(nodes)?;
     cordon_and_taint_hold(nodes)?;
@@ -90,6 +93,17 @@ fn the_node_is_registered(nodes: &Nodes, host: &str) -> Result<()> {
     let conditions = node["status"]["conditions"].as_array().context("it has no conditions")?;
     let ready = conditions.iter().find(|condition| condition["type"] == "Ready").context("it says nothing of Ready")?;
     ensure!(ready["status"] == "True", "it is {ready}");
+    Ok(())
+}
+
+/// By the server, at the address that the agent says of itself.
+fn a_console_is_opened_at_the_agent(nodes: &Nodes) -> Result<()> {
+    let mut console = Console::open(&nodes.client, NAMESPACE, "on-h2")?;
+    console.wait_for_echo("hello", DEADLINE)?;
+    let lease = nodes.client.get("/apis/coordination.k8s.io/v1/namespaces/kubevirt-system/leases/h2")?;
+    let lease = lease.context("h2 has no Lease")?;
+    let address = &lease["metadata"]["annotations"]["kubevirt.io/agent-address"];
+    ensure!(address.as_str().is_some_and(|address| address.starts_with("127.0.0.1:")), "its address is {address}");
     Ok(())
 }
 

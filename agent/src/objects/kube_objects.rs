@@ -18,6 +18,7 @@ use kube::{Client, Resource, ResourceExt};
 use plan::node::{GuestKey, NodeView};
 use serde::de::DeserializeOwned;
 use serde_json::json;
+use tokio::sync::watch;
 use uuid::Uuid;
 
 use api::chain;
@@ -36,12 +37,12 @@ const NOT_AGGREGATED: &str = "the API server does not serve subresources.kubevir
 pub struct KubeObjects {
     client: Client,
     node: String,
-    lease_annotations: BTreeMap<String, String>,
+    lease_annotations: watch::Receiver<BTreeMap<String, String>>,
 }
 
 impl KubeObjects {
-    /// The API as seen by the agent of `node`, whose Lease is to carry these annotations.
-    pub fn new(client: Client, node: String, lease_annotations: BTreeMap<String, String>) -> Self {
+    /// The API as seen by the agent of `node`, whose Lease is to carry these annotations, as they are when it is renewed.
+    pub fn new(client: Client, node: String, lease_annotations: watch::Receiver<BTreeMap<String, String>>) -> Self {
         Self { client, node, lease_annotations }
     }
 
@@ -83,7 +84,7 @@ impl KubeObjects {
         let lease = Lease {
             metadata: ObjectMeta {
                 name: Some(self.node.clone()),
-                annotations: Some(self.lease_annotations.clone()),
+                annotations: Some(self.lease_annotations.borrow().clone()),
                 ..ObjectMeta::default()
             },
             spec: Some(LeaseSpec { acquire_time: spec.renew_time.clone(), ..spec }),
@@ -106,10 +107,11 @@ impl KubeObjects {
 impl KubeObjects {
     /// Writes our annotations where the Lease has others: those of an agent that was here before.
     async fn annotate(&self, leases: &Api<Lease>, there: &BTreeMap<String, String>) -> Result<(), ApiError> {
-        if self.lease_annotations.iter().all(|(name, value)| there.get(name) == Some(value)) {
+        let wanted = self.lease_annotations.borrow().clone();
+        if wanted.iter().all(|(name, value)| there.get(name) == Some(value)) {
             return Ok(());
         }
-        let patch = Patch::Merge(json!({"metadata": {"annotations": self.lease_annotations}}));
+        let patch = Patch::Merge(json!({"metadata": {"annotations": wanted}}));
         let params = PatchParams::default();
         within("annotate the node's lease", leases.patch_metadata(&self.node, &params, &patch)).await.map(drop)
     }

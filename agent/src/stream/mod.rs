@@ -8,12 +8,14 @@
 //! Nothing of a request is looked at before the handshake has proved that the controller sends it. Whether a user may is the controller's to
 //! decide; here it is only checked that this very VM runs on this node.
 
+mod advertise;
 mod authority;
 mod certificate;
 mod connection;
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use api::names::{AGENT_ADDRESS_ANNOTATION, AGENT_CERTIFICATE_ANNOTATION};
 use kube::Client;
@@ -21,22 +23,32 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::consoles::Consoles;
+pub use advertise::Advertise;
 use certificate::OwnCertificate;
 
 /// Where the agent serves consoles.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StreamAddress {
-    /// What it listens on; port 0 takes a free one.
-    pub listen: SocketAddr,
+    /// What it listens on.
+    pub listen: StreamListen,
     /// The address at which the controller reaches it. The port is the one that it listens on.
-    pub advertise: IpAddr,
+    pub advertise: Advertise,
+}
+
+/// What the agent listens on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StreamListen {
+    /// This; port 0 takes a free one.
+    At(SocketAddr),
+    /// This port of all addresses, IPv6 ones where the host has them.
+    EveryAddress(u16),
 }
 
 /// Why no consoles can be served.
 #[derive(Debug, thiserror::Error)]
 pub enum StreamError {
     /// The address cannot be listened on.
-    #[error("listen on {address}")]
+    #[error("listen on {address} for consoles; --console-listen names another address")]
     Listen {
         /// The address.
         address: SocketAddr,
@@ -52,8 +64,10 @@ pub enum StreamError {
 /// A bound server, which does not serve yet.
 pub(crate) struct StreamServer {
     listener: TcpListener,
-    address: SocketAddr,
+    port: u16,
+    advertise: Advertise,
     certificate: OwnCertificate,
+    annotations: watch::Sender<BTreeMap<String, String>>,
 }
 
 impl StreamServer {
@@ -61,22 +75,28 @@ impl StreamServer {
     ///
     /// # Errors
     /// When either fails.
-    pub(crate) async fn bind(at: StreamAddress) -> Result<Self, StreamError> {
-        let failed = |source| StreamError::Listen { address: at.listen, source };
-        let listener = TcpListener::bind(at.listen).await.map_err(failed)?;
-        let port = listener.local_addr().map_err(failed)?.port();
+    pub(crate) async fn bind(at: &StreamAddress) -> Result<Self, StreamError> {
+        let listener = at.listen.bind().await?;
+        let port = listener.local_addr().map_err(|source| at.listen.failed(source))?.port();
         let certificate = OwnCertificate::make().map_err(StreamError::Certificate)?;
-        Ok(Self { listener, address: SocketAddr::new(at.advertise, port), certificate })
+        let annotations = watch::channel(BTreeMap::new()).0;
+        let server = Self { listener, port, advertise: at.advertise.clone(), certificate, annotations };
+        server.tell(server.advertise.look().await.ok());
+        Ok(server)
     }
 
-    /// What our Lease says of it.
-    pub(crate) fn annotations(&self) -> BTreeMap<String, String> {
-        [
-            (AGENT_ADDRESS_ANNOTATION, self.address.to_string()),
-            (AGENT_CERTIFICATE_ANNOTATION, self.certificate.pem().to_owned()),
-        ]
-        .map(|(name, value)| (name.to_owned(), value))
-        .into()
+    /// What our Lease is to say of it.
+    pub(crate) fn annotations(&self) -> watch::Receiver<BTreeMap<String, String>> {
+        self.annotations.subscribe()
+    }
+
+    /// Says where it is; nothing of that while it is not known.
+    fn tell(&self, address: Option<std::net::IpAddr>) {
+        let mut said = BTreeMap::from([(AGENT_CERTIFICATE_ANNOTATION.to_owned(), self.certificate.pem().to_owned())]);
+        said.extend(
+            address.map(|ip| (AGENT_ADDRESS_ANNOTATION.to_owned(), SocketAddr::new(ip, self.port).to_string())),
+        );
+        self.annotations.send_replace(said);
     }
 
     /// Serves until it is dropped.
@@ -84,7 +104,31 @@ impl StreamServer {
         let (known, trusted) = watch::channel(None);
         tokio::join!(
             authority::follow(client, &self.certificate, known),
+            self.advertise.follow(|address| self.tell(Some(address))),
             connection::serve(&self.listener, trusted, consoles)
         );
+    }
+}
+
+impl StreamListen {
+    async fn bind(self) -> Result<TcpListener, StreamError> {
+        let bound = match self {
+            Self::At(address) => TcpListener::bind(address).await,
+            Self::EveryAddress(port) => match TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).await {
+                Err(error) if error.kind() != io::ErrorKind::AddrInUse => {
+                    TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await
+                }
+                bound => bound,
+            },
+        };
+        bound.map_err(|source| self.failed(source))
+    }
+
+    fn failed(self, source: io::Error) -> StreamError {
+        let address = match self {
+            Self::At(address) => address,
+            Self::EveryAddress(port) => (Ipv6Addr::UNSPECIFIED, port).into(),
+        };
+        StreamError::Listen { address, source }
     }
 }

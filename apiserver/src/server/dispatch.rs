@@ -15,6 +15,7 @@ use crate::http::query::Query;
 use crate::http::route::{Route, Target};
 use crate::http::{accept, body, render, respond};
 use crate::registry::{Behavior, Resource, Verbs};
+use crate::selector::FieldSelector;
 use crate::status::ApiError;
 use crate::verbs::{self, Call, Part, Reply};
 use crate::watch;
@@ -60,7 +61,8 @@ fn authorize(core: &Core, user: &User, request: &Request<Body>) -> Result<(), Ap
         // What there is to be asked for is no secret to whoever is somebody.
         return if user.is_anonymous() { Err(ApiError::unauthorized()) } else { Ok(()) };
     };
-    let is_watch = request.method() == Method::GET && Query::parse(request.uri())?.watch;
+    let query = Query::parse(request.uri())?;
+    let is_watch = request.method() == Method::GET && query.watch;
     let verb = match (request.method().as_str(), target.name.is_some()) {
         ("GET" | "HEAD", _) if is_watch => "watch",
         ("GET" | "HEAD", true) => "get",
@@ -72,13 +74,14 @@ fn authorize(core: &Core, user: &User, request: &Request<Body>) -> Result<(), Ap
         ("DELETE", false) => "deletecollection",
         _ => return Err(ApiError::method_not_allowed()),
     };
+    let selected = if matches!(verb, "list" | "watch") { selected_name(core, &target, &query) } else { None };
     let wish = Wish {
         verb,
         group: &target.group,
         resource: &target.plural,
         subresource: target.subresource.as_deref(),
         namespace: target.namespace.as_deref(),
-        name: target.name.as_deref(),
+        name: target.name.as_deref().or(selected.as_deref()),
     };
     if is_cluster_info(&wish) || core.access.allows(user, &wish) {
         return Ok(());
@@ -96,6 +99,15 @@ fn authorize(core: &Core, user: &User, request: &Request<Body>) -> Result<(), Ap
     let why =
         format!("User {:?} cannot {verb} resource {resource:?} in API group {:?} {scope}", user.name, target.group);
     Err(ApiError::forbidden(&target.group, &target.plural, name, &why))
+}
+
+/// The one name that a list or a watch selects: it counts as that of the request, so that roles for single objects let them be watched.
+/// <https://github.com/kubernetes/apiserver/blob/v0.36.0/pkg/endpoints/request/requestinfo.go>
+fn selected_name(core: &Core, target: &Target, query: &Query) -> Option<String> {
+    let registry = core.registry();
+    let resource = registry.find(&target.group, &target.version, &target.plural)?;
+    let selector = FieldSelector::parse(&query.field_selector, &resource.fields).ok()?;
+    selector.required_value("metadata.name").map(str::to_owned)
 }
 
 /// By which clients that do not know this server yet get to know it: readable by everybody, as kubeadm has it.

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a scenario that cannot go on fails by panicking")]
 
+mod access;
 mod crash;
 mod crud;
 mod disk;

@@ -88,7 +88,7 @@ impl Endpoint {
         let says = |annotation: &str| {
             let missing = || {
                 format!(
-                    "Lease {SYSTEM_NAMESPACE}/{node} has no annotation {annotation}; does the agent run with --listen?"
+                    "Lease {SYSTEM_NAMESPACE}/{node} has no annotation {annotation}; does the agent run with --console-listen?"
                 )
             };
             lease.annotations().get(annotation).ok_or_else(missing)
@@ -160,7 +160,7 @@ mod tests {
     fn a_lease_that_does_not_say_is_named() {
         let said = |annotations| Endpoint::of(Some(&lease(&annotations)), "a").unwrap_err().to_string();
         assert!(Endpoint::of(None, "a").unwrap_err().to_string().contains("no Lease kubevirt-system/a"));
-        assert!(said(json!({})).contains("does the agent run with --listen?"));
+        assert!(said(json!({})).contains("does the agent run with --console-listen?"));
         assert!(said(json!({"kubevirt.io/agent-address": "host:1"})).contains("no IP:PORT"));
         assert!(said(json!({"kubevirt.io/agent-address": "192.0.2.1:1"})).contains("kubevirt.io/agent-certificate"));
     }

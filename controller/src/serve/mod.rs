@@ -22,12 +22,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use kube::Client;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
+use crate::console::{Channel, ConsoleError, GuestConsole, GuestRef, GuestStream};
 use crate::{Kinds, while_ours};
 use agents::Agents;
 
@@ -52,6 +54,28 @@ pub struct ListenError {
 #[derive(Debug)]
 pub struct Server {
     listener: TcpListener,
+}
+
+/// Consoles of guests whose agents joined an API server that serves the subresource API itself. Agents know us by certificates that are kept as in a
+/// cluster, for as long as this lives.
+pub struct JoinedConsoles {
+    agents: Agents,
+    _keeper: AbortOnDropHandle<()>,
+}
+
+impl JoinedConsoles {
+    /// Makes the certificates, and keeps them.
+    pub fn start(client: Client) -> Self {
+        let (shown, material) = watch::channel(None);
+        let kept = certificates::keep(client.clone(), shown, certificates::Audience::Agents);
+        Self { agents: Agents::new(client, material), _keeper: AbortOnDropHandle::new(tokio::spawn(kept)) }
+    }
+}
+
+impl GuestConsole for JoinedConsoles {
+    fn open(&self, guest: GuestRef, channel: Channel) -> BoxFuture<'_, Result<Box<dyn GuestStream>, ConsoleError>> {
+        self.agents.open(guest, channel)
+    }
 }
 
 impl Server {
@@ -90,7 +114,7 @@ impl Server {
         let agents = Arc::new(Agents::new(client.clone(), material.clone()));
         let router = router::make(client.clone(), agents, front_proxy);
         tokio::join!(
-            certificates::keep(client.clone(), shown),
+            certificates::keep(client.clone(), shown, certificates::Audience::AgentsAndApiServer),
             front_proxy::follow(client.clone(), believed),
             connection::serve(&self.listener, router, material, connections.clone(), ours.clone()),
         );

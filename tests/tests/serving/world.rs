@@ -135,7 +135,7 @@ impl World {
         command.arg("--kubeconfig").arg(kubeconfig).args(["--node-name", NODE, "--libvirt-uri", &libvirtd.uri()]);
         command.arg("--data-dir").arg(libvirtd.directory().join("data"));
         command.arg("--lock-dir").arg(libvirtd.directory());
-        command.args(["--emulation", "always", "--listen", "127.0.0.1:0"]);
+        command.args(["--emulation", "always", "--console-listen", "127.0.0.1:0"]);
         command.env("OVM_LOG", "debug,hyper=info,rustls=info,tower=info,h2=info");
         self.run("agent", &command)
     }

@@ -42,9 +42,18 @@ enum KeepError {
     Make(#[source] rcgen::Error),
 }
 
+/// Who is told whom to trust.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Audience {
+    /// Agents, which open guests' consoles to us.
+    Agents,
+    /// And an API server that hands webhook calls and the aggregated API on to us.
+    AgentsAndApiServer,
+}
+
 /// Keeps certificates for ever, and shows the newest to `shown`.
-pub(crate) async fn keep(client: Client, shown: watch::Sender<Option<Arc<Material>>>) {
-    let keeper = Keeper { client, shown };
+pub(crate) async fn keep(client: Client, shown: watch::Sender<Option<Arc<Material>>>, audience: Audience) {
+    let keeper = Keeper { client, shown, audience };
     let mut changes = keeper.changes();
     loop {
         let pause = keeper.settle().await;
@@ -56,6 +65,7 @@ pub(crate) async fn keep(client: Client, shown: watch::Sender<Option<Arc<Materia
 struct Keeper {
     client: Client,
     shown: watch::Sender<Option<Arc<Material>>>,
+    audience: Audience,
 }
 
 /// What is published, as it was before the Secret was read. Read in this order, and written with these versions, an older Secret can never
@@ -119,13 +129,15 @@ impl Keeper {
 
     async fn observe_published(&self) -> Result<Published, KeepError> {
         let config_maps = Api::<ConfigMap>::namespaced(self.client.clone(), SYSTEM_NAMESPACE);
+        let config_map = config_maps.get_opt(CA_CONFIG_MAP).await;
+        let config_map = config_map.map_err(failed("read the configmap of authorities"))?;
+        if self.audience == Audience::Agents {
+            return Ok(Published { config_map, webhook: None, api_service: None });
+        }
         let webhooks = Api::<ValidatingWebhookConfiguration>::all(self.client.clone());
         let api_services = Api::<APIService>::all(self.client.clone());
         Ok(Published {
-            config_map: config_maps
-                .get_opt(CA_CONFIG_MAP)
-                .await
-                .map_err(failed("read the configmap of authorities"))?,
+            config_map,
             webhook: webhooks.get_opt(CONTROLLER_NAME).await.map_err(failed("read the webhook configuration"))?,
             api_service: api_services.get_opt(&api_service_name()).await.map_err(failed("read the APIService"))?,
         })
@@ -215,13 +227,15 @@ impl Keeper {
     /// Something happens whenever an object that matters has changed.
     fn changes(&self) -> BoxStream<'static, ()> {
         let client = || self.client.clone();
-        stream::select_all([
+        let mut changes = vec![
             changes_of::<Secret>(Api::namespaced(client(), SYSTEM_NAMESPACE), TLS_SECRET).boxed(),
             changes_of::<ConfigMap>(Api::namespaced(client(), SYSTEM_NAMESPACE), CA_CONFIG_MAP).boxed(),
-            changes_of::<ValidatingWebhookConfiguration>(Api::all(client()), CONTROLLER_NAME).boxed(),
-            changes_of::<APIService>(Api::all(client()), &api_service_name()).boxed(),
-        ])
-        .boxed()
+        ];
+        if self.audience == Audience::AgentsAndApiServer {
+            changes.push(changes_of::<ValidatingWebhookConfiguration>(Api::all(client()), CONTROLLER_NAME).boxed());
+            changes.push(changes_of::<APIService>(Api::all(client()), &api_service_name()).boxed());
+        }
+        stream::select_all(changes).boxed()
     }
 }
 

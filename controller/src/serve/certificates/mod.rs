@@ -8,5 +8,5 @@ mod keeper;
 mod material;
 mod plan;
 
-pub(crate) use keeper::keep;
+pub(crate) use keeper::{Audience, keep};
 pub(crate) use material::{Material, Pair};
