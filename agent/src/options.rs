@@ -22,6 +22,9 @@ pub struct AgentOptions {
     pub emulation: Emulation,
     /// The agent makes its Node and keeps it Ready: there is no kubelet.
     pub register_node: bool,
+    /// The start waits for libvirt, and for an API server that has not named the installation yet, for as long as it takes. Otherwise it fails: whoever started
+    /// the agent by hand is to see why.
+    pub waits: bool,
     /// Where the host's processes are shown.
     pub proc_dir: PathBuf,
     /// Directory of the lock that keeps a second agent from the same libvirt.
@@ -73,6 +76,7 @@ impl AgentOptions {
             data_dir: data_dir.into(),
             emulation: Emulation::default(),
             register_node: false,
+            waits: false,
             proc_dir: Self::DEFAULT_PROC_DIR.into(),
             lock_dir: Self::DEFAULT_LOCK_DIR.into(),
             run_dir: Self::DEFAULT_RUN_DIR.into(),

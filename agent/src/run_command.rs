@@ -9,7 +9,7 @@ use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use nix::unistd::gethostname;
 use plan::node::Emulation;
-use telemetry::systemd::{keep_told, tell_stopping};
+use telemetry::systemd::{is_listening, keep_told, tell_stopping};
 use telemetry::{ApiCalls, ListenError};
 use tokio_util::sync::CancellationToken;
 
@@ -146,6 +146,7 @@ impl RunArgs {
             data_dir: self.data_dir,
             emulation: self.emulation,
             register_node: self.register_node || joined.is_some(),
+            waits: is_listening(),
             proc_dir: self.proc_dir,
             lock_dir: self.lock_dir,
             run_dir: self.run_dir,
@@ -154,10 +155,11 @@ impl RunArgs {
             images: self.images.into(),
             telemetry,
         };
-        let agent = Agent::start(options, client, cancel.clone()).await?;
+        // Before the start, which may wait for longer than the certificate lasts.
         if let Some(renewer) = joined {
             tokio::spawn(cancel.clone().run_until_cancelled_owned(renewer.run()));
         }
+        let agent = Agent::start(options, client, cancel.clone()).await?;
         cancel.cancelled().await;
         tell_stopping();
         agent.ended().await;

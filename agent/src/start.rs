@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::names;
+use api::{chain, names};
 use events::{Recorder, Source};
 use kube::Client;
 use telemetry::Health;
@@ -33,6 +33,8 @@ use crate::proc::{ProcError, find_qemu};
 use crate::stream::{StreamError, StreamServer};
 use crate::volumes::{HoldError, Holders, HoldersPlace, RootError, VolumeRoots};
 
+/// Between two questions of a start that waits.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// After this the process is up, and so is whatever else starts in it; what only its start needed can go.
 const START_IS_OVER: Duration = Duration::from_secs(10);
 
@@ -134,12 +136,10 @@ impl Agent {
         let libvirt_options = LibvirtOptions { calls, ..LibvirtOptions::new(&options.libvirt_uri) };
         let health = options.telemetry.health();
         let (libvirt, identity) = tokio::join!(
-            named(health, "libvirt's answer", Libvirt::connect(libvirt_options)),
-            named(
-                health,
-                "the API server's answer",
+            answer(health, "libvirt's answer", options.waits, || Libvirt::connect(libvirt_options.clone())),
+            answer(health, "the API server's answer", options.waits, || {
                 NodeIdentity::load(&client, &options.data_dir, &options.node_name)
-            )
+            })
         );
         let (libvirt, state) = (libvirt?, NodeState { identity: identity?, journal, disks });
         let registers = if options.register_node { Some(capacity(&libvirt).await?) } else { None };
@@ -175,12 +175,31 @@ impl Agent {
     }
 }
 
-/// Says that the start waits for `work`, for as long as it does.
-async fn named<T>(health: &Health, what: &'static str, work: impl Future<Output = T>) -> T {
-    health.set(what, Err("asked".to_owned()));
-    let done = work.await;
-    health.set(what, Ok(()));
-    done
+/// Asks, until there is an answer if it `waits`, and says meanwhile what for.
+async fn answer<T, E: std::error::Error>(
+    health: &Health,
+    what: &'static str,
+    waits: bool,
+    mut ask: impl AsyncFnMut() -> Result<T, E>,
+) -> Result<T, E> {
+    let mut told = "asked".to_owned();
+    loop {
+        health.set(what, Err(told.clone()));
+        match ask().await {
+            Err(error) if waits => {
+                let error = chain(&error);
+                if error != told {
+                    warn!(error, "the start waits for {what}");
+                    told = error;
+                }
+            }
+            answered => {
+                health.set(what, Ok(()));
+                return answered;
+            }
+        }
+        tokio::time::sleep(ASK_AGAIN).await;
+    }
 }
 
 /// What the host has for guests.
@@ -281,5 +300,28 @@ impl AgentHandle {
     /// Waits until the agent has ended.
     pub async fn ended(mut self) {
         while self.tasks.join_next().await.is_some() {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_start_that_waits_asks_until_there_is_an_answer_and_says_why_it_waits() {
+        let health = Health::default();
+        let mut asked = 0;
+        let answered = answer(&health, "libvirt's answer", true, async || {
+            asked += 1;
+            if asked == 2 {
+                assert_eq!(health.missing(), ["libvirt's answer: no socket"]);
+            }
+            if asked < 3 { Err(std::io::Error::other("no socket")) } else { Ok(asked) }
+        });
+        assert_eq!(answered.await.unwrap(), 3);
+        assert!(health.missing().is_empty());
+        let refused =
+            answer(&health, "libvirt's answer", false, async || Err::<(), _>(std::io::Error::other("no socket")));
+        assert!(refused.await.is_err());
     }
 }

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use k8s_openapi::api::core::v1::Namespace;
 use telemetry::Health;
-use telemetry::systemd::{keep_told, tell_stopping};
+use telemetry::systemd::{is_listening, keep_told, tell_stopping};
 
 use crate::access;
 use crate::admission::VirtualMachineRules;
@@ -47,6 +47,7 @@ pub(crate) async fn run(options: Options) -> Result<()> {
         libvirt_uri: options.libvirt_uri.clone(),
         emulation: options.emulation,
         register_node: true,
+        waits: is_listening(),
         telemetry,
         volume_roots: options.volume_roots.clone(),
         images: options.images.clone().into(),

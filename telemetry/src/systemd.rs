@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! waiting ──nothing is missing──► ready (READY=1, once)
+//!    │ EXTEND_TIMEOUT_USEC= for as long as no loop is stuck: the wait may be long, a process that hangs in it is started anew
 //!    └───────────── STATUS= names what is missing, before and after ─────────────┘
 //! WATCHDOG=1 at each turn, unless a loop is stuck: then systemd ends the process and starts it anew, and guests do not notice
 //! ```
@@ -22,6 +23,10 @@ use crate::Health;
 const START_TURN: Duration = Duration::from_millis(250);
 /// How often it is looked at after that, unless the watchdog wants to be fed more often.
 const TURN: Duration = Duration::from_secs(5);
+/// Every how many of these turns systemd is asked for more time.
+const TURNS_OF_AN_EXTENSION: u32 = 20;
+/// How much longer systemd waits for a start from the moment when it is told so: a few turns, on a busy host.
+const START_EXTENSION: Duration = Duration::from_mins(1);
 /// Turns in one period of the watchdog. One may be late, on a busy host.
 const TURNS_OF_A_PERIOD: u32 = 3;
 
@@ -40,15 +45,25 @@ struct Message {
     feed: bool,
 }
 
+/// Whether systemd started this process, and is told what it waits for.
+pub fn is_listening() -> bool {
+    env::var_os("NOTIFY_SOCKET").is_some()
+}
+
 /// Tells systemd of `health` until it is dropped; waits for ever where systemd does not listen.
 pub async fn keep_told(health: Health) {
-    if env::var_os("NOTIFY_SOCKET").is_none() {
+    if !is_listening() {
         return std::future::pending().await;
     }
     let watchdog = sd_notify::watchdog_enabled().map(|period| period / TURNS_OF_A_PERIOD);
     let mut told = Told::default();
+    let mut turn = 0;
     while !told.ready {
         tell(&health, &mut told);
+        if turn == 0 && !told.ready && health.stuck().is_empty() {
+            send(&[NotifyState::ExtendTimeoutUsec(START_EXTENSION.as_micros().try_into().unwrap_or(u32::MAX))]);
+        }
+        turn = (turn + 1) % TURNS_OF_AN_EXTENSION;
         tokio::time::sleep(START_TURN).await;
     }
     let mut turns = interval(watchdog.map_or(TURN, |period| period.min(TURN)));

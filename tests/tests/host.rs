@@ -170,6 +170,10 @@ fn units_are_as_systemd_wants_them_and_the_doctor_finds_the_host_well() -> Resul
         let enabled = host.run(&["sh", "-c", "systemctl is-enabled ovm-agent ovm-standalone ovm-guests || true"])?;
         ensure!(enabled == "disabled\nenabled\nenabled", "agent, standalone and guests are:\n{enabled}");
         ensure!(host.property("ovm-standalone", "User")? == "ovm", "it does not run as ovm");
+        for unit in ["ovm-agent", "ovm-standalone", "ovm-guests"] {
+            let judged = host.run(&["systemd-analyze", "security", "--no-pager", "--threshold=20", unit]);
+            judged.with_context(|| format!("{unit} is more exposed than 2.0"))?;
+        }
 
         // As the service's own user: what root may says nothing.
         let doctor = "setpriv --reuid=ovm --regid=ovm --init-groups ovm-agent doctor --emulation=always";
@@ -177,10 +181,35 @@ fn units_are_as_systemd_wants_them_and_the_doctor_finds_the_host_well() -> Resul
         for line in ["ok    libvirt: ", "ok    machine types: q35 is pc-q35-", "ok    host name: hv1 resolves"] {
             ensure!(lines.contains(line), "{line:?} is not in:\n{lines}");
         }
-        host.run(&["systemctl", "stop", "libvirtd.socket", "libvirtd-ro.socket", "libvirtd-admin.socket", "libvirtd"])?;
+        let libvirt = ["libvirtd.socket", "libvirtd-ro.socket", "libvirtd-admin.socket", "libvirtd"];
+        host.run(&[&["systemctl", "mask", "--runtime", "--now"], libvirt.as_slice()].concat())?;
         let sick = host.command(&["ovm-agent", "doctor"])?.output().context("run the doctor")?;
         let lines = String::from_utf8_lossy(&sick.stdout);
         ensure!(!sick.status.success() && lines.contains("FAIL  libvirt: "), "without libvirt it says:\n{lines}");
+
+        // A start that waits for libvirt waits for as long as it takes, whatever the unit's time limit is.
+        let limit = host.root().join("etc/systemd/system/ovm-standalone.service.d/limit.conf");
+        fs::write(limit, "[Service]\nTimeoutStartSec=2s\n").context("write a drop-in")?;
+        host.run(&["systemctl", "daemon-reload"])?;
+        let restarts = host.property("ovm-standalone", "NRestarts")?;
+        host.run(&["systemctl", "restart", "--no-block", "ovm-standalone"])?;
+        wait_for("the time limit has passed twice", DEADLINE, || {
+            let begun: u64 = host.property("ovm-standalone", "InactiveExitTimestampMonotonic")?.parse()?;
+            let up = host.run(&["cat", "/proc/uptime"])?;
+            let up: f64 = up.split_whitespace().next().context("an uptime")?.parse()?;
+            ensure!(Duration::from_secs_f64(up) > Duration::from_micros(begun) + Duration::from_secs(4), "not yet");
+            Ok(())
+        })?;
+        let status = host.property("ovm-standalone", "StatusText")?;
+        ensure!(status.starts_with("waiting for libvirt"), "without libvirt its status is {status:?}");
+        host.run(&[&["systemctl", "unmask", "--runtime"], libvirt.as_slice()].concat())?;
+        host.run(&["systemctl", "start", "libvirtd.socket"])?;
+        wait_for("the service is up", DEADLINE, || {
+            let state = host.property("ovm-standalone", "ActiveState")?;
+            ensure!(state == "active", "it is {state}");
+            Ok(())
+        })?;
+        ensure!(host.property("ovm-standalone", "NRestarts")? == restarts, "it was ended while it waited");
 
         // Each of an entry's fields is the journal's too.
         host.run(&["journalctl", "--quiet", "--unit=ovm-standalone", "NODE=hv1", "--grep=agent runs node=hv1"])
