@@ -19,7 +19,7 @@ use tracing_subscriber::registry::LookupSpan;
 const SOCKET: &str = "/run/systemd/journal/socket";
 /// The field whose value the message begins with.
 const MESSAGE: &str = "message";
-/// A datagram may not be longer; an entry that is is cut to its message.
+/// A datagram may not be longer; an entry that is is cut to its message, and the message to half of it.
 const LONGEST: usize = 64 * 1024;
 
 /// Sends what is logged to the journal.
@@ -94,6 +94,7 @@ fn entry(level: Level, target: &str, fields: &Fields) -> Vec<u8> {
     for (name, value) in fields.0.iter().filter(|(name, value)| *name != MESSAGE && !value.is_empty()) {
         let _ = write!(message, " {name}={value}"); // writing to a String cannot fail
     }
+    message.truncate(message.floor_char_boundary(LONGEST / 2));
     let mut entry = Vec::with_capacity(512);
     push(&mut entry, "MESSAGE", &message);
     push(&mut entry, "PRIORITY", priority(level));
@@ -104,7 +105,7 @@ fn entry(level: Level, target: &str, fields: &Fields) -> Vec<u8> {
         push(&mut entry, &field_name(name), value);
     }
     if entry.len() > LONGEST {
-        entry.truncate(end_of_message.min(LONGEST));
+        entry.truncate(end_of_message);
     }
     entry
 }
@@ -176,6 +177,21 @@ mod tests {
         // I7: a value cannot make a field.
         assert_eq!((value("ERROR"), value("VM_NAME")), (Some("two\nMESSAGE=lines"), Some("a")));
         assert_eq!(fields.iter().filter(|field| field.0 == "MESSAGE").count(), 1);
+    }
+
+    #[test]
+    fn an_entry_that_is_too_long_is_cut_to_a_message_that_is_cut() {
+        let long = "ü".repeat(LONGEST);
+        let with = |value: &str| {
+            let fields = Fields(vec![(MESSAGE, long.clone()), ("vm.name", value.to_owned())]);
+            let entry = entry(Level::WARN, "agent", &fields);
+            assert!(entry.len() <= LONGEST, "{} bytes", entry.len());
+            read(&entry)
+        };
+        let fits = with("a");
+        assert_eq!(fits.iter().map(|field| field.1.len()).max(), Some(LONGEST / 2));
+        assert!(fits.iter().any(|field| field.0 == "VM_NAME"));
+        assert!(with(&long).iter().all(|field| field.0 != "VM_NAME"));
     }
 
     #[test]
