@@ -1,7 +1,7 @@
 //! `ovm-agent stop-guests`: stops all guests of this host in order, as at its shutdown. `ovm-guests.service` runs it then. It needs neither agent nor API, only
 //! libvirt: the guests' grace periods are in their domains' metadata. What to do is decided by `plan::node`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
 use std::path::PathBuf;
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use api::chain;
 use clap::Args;
 use domain_xml::{Metadata, RenderError, parse_metadata, render_metadata};
+use futures::future::join_all;
 use jiff::Timestamp;
 use plan::node::{HostStopStep, RunningGuest, plan_host_stop};
 use tokio::time::sleep;
@@ -27,6 +28,8 @@ const TURN: Duration = Duration::from_millis(500);
 const AGENT_DEADLINE: Duration = Duration::from_secs(30);
 /// How long the agent may take to report how the guests ended. It undefines what it has reported.
 const REPORT_DEADLINE: Duration = Duration::from_secs(30);
+/// How long libvirt may take to answer at all.
+const LIBVIRT_DEADLINE: Duration = Duration::from_mins(1);
 /// How long a guest that was ended may take to be gone.
 const END_DEADLINE: Duration = Duration::from_mins(1);
 
@@ -80,6 +83,7 @@ pub enum StopGuestsError {
 #[derive(Clone, Copy, Debug, Default)]
 struct Done {
     deadline: Option<Timestamp>,
+    recorded: bool,
     told: Option<Timestamp>,
 }
 
@@ -103,13 +107,26 @@ impl StopGuestsArgs {
             return Ok(());
         }
         self.announce().await?;
-        let libvirt = Libvirt::connect(LibvirtOptions::new(&self.libvirt_uri)).await?;
+        let libvirt = self.connect().await?;
         let stopped = self.stop_all(&libvirt).await?;
-        if stopped > 0 && HostLock::is_held(&self.lock_dir, &self.libvirt_uri) {
-            await_reports(&libvirt).await;
+        if !stopped.is_empty() && HostLock::is_held(&self.lock_dir, &self.libvirt_uri) {
+            await_reports(&libvirt, &stopped).await;
         }
-        info!(stopped, "no guest of ours runs");
+        info!(stopped = stopped.len(), "no guest of ours runs");
         Ok(())
+    }
+
+    /// A libvirtd that was just restarted is waited for: nobody else stops the guests in order.
+    async fn connect(&self) -> Result<Libvirt, StopGuestsError> {
+        let begun = Instant::now();
+        loop {
+            match Libvirt::connect(LibvirtOptions::new(&self.libvirt_uri)).await {
+                Ok(libvirt) => return Ok(libvirt),
+                Err(error) if begun.elapsed() > LIBVIRT_DEADLINE => return Err(error.into()),
+                Err(error) => warn!(error = chain(&error), "libvirt does not answer yet"),
+            }
+            sleep(TURN).await;
+        }
     }
 
     /// Tells the agent, and waits until it starts nothing any more.
@@ -131,23 +148,27 @@ impl StopGuestsArgs {
         Ok(())
     }
 
-    /// Stops all guests; returns how many there were.
-    async fn stop_all(&self, libvirt: &Libvirt) -> Result<usize, StopGuestsError> {
+    /// Stops all guests; returns which ones there were.
+    async fn stop_all(&self, libvirt: &Libvirt) -> Result<BTreeSet<Uuid>, StopGuestsError> {
         let longest = Duration::from_secs(self.longest_grace);
         let begun = Instant::now();
         let mut done = BTreeMap::<Uuid, Done>::new();
         loop {
-            let guests = own_domains(libvirt, true).await.map_err(StopGuestsError::List)?;
-            if guests.is_empty() {
-                return Ok(done.len());
-            }
-            if begun.elapsed() > longest + END_DEADLINE {
-                return Err(StopGuestsError::Left(guests.len()));
-            }
-            for step in plan_host_stop(Timestamp::now(), longest, &observe(&guests, &done)) {
-                if let Err(error) = execute(libvirt, &guests, step, &mut done).await {
-                    warn!(?step, error = chain(&error), "a guest is not stopped yet");
+            let is_over = begun.elapsed() > longest + END_DEADLINE;
+            match own_domains(libvirt, true).await {
+                Ok(guests) if guests.is_empty() => return Ok(done.into_keys().collect()),
+                Ok(guests) if is_over => return Err(StopGuestsError::Left(guests.len())),
+                Ok(guests) => {
+                    // Side by side: no guest's time passes while libvirt is busy with another one.
+                    let turns = guests.iter().map(|guest| async {
+                        let before = done.get(&guest.0.uuid).copied().unwrap_or_default();
+                        (guest.0.uuid, turn(libvirt, longest, guest, before).await)
+                    });
+                    let after = join_all(turns).await;
+                    done.extend(after);
                 }
+                Err(error) if is_over => return Err(StopGuestsError::List(error)),
+                Err(error) => warn!(error = chain(&error), "libvirt does not list its guests; asked again"),
             }
             sleep(TURN).await;
         }
@@ -170,43 +191,53 @@ async fn own_domains(libvirt: &Libvirt, active: bool) -> Result<Vec<(DomainSumma
     Ok(own.collect())
 }
 
-fn observe(guests: &[(DomainSummary, Metadata)], done: &BTreeMap<Uuid, Done>) -> Vec<RunningGuest> {
-    let one = |(domain, metadata): &(DomainSummary, Metadata)| {
-        let Done { deadline, told } = done.get(&domain.uuid).copied().unwrap_or_default();
-        let grace = Duration::from_secs(metadata.grace_period_seconds);
-        RunningGuest { uuid: domain.uuid, grace, deadline, told }
-    };
-    guests.iter().map(one).collect()
+/// Plans and does what is due for a guest; returns what was done to it so far.
+async fn turn(
+    libvirt: &Libvirt,
+    longest: Duration,
+    guest @ (domain, metadata): &(DomainSummary, Metadata),
+    mut done: Done,
+) -> Done {
+    let Done { deadline, recorded, told } = done;
+    let seen = RunningGuest { grace: Duration::from_secs(metadata.grace_period_seconds), deadline, recorded, told };
+    for step in plan_host_stop(Timestamp::now(), longest, &seen) {
+        if let Err(error) = execute(libvirt, guest, step, &mut done).await {
+            warn!(domain = domain.name, ?step, error = chain(&error), "a guest is not stopped yet");
+        }
+    }
+    done
 }
 
 async fn execute(
     libvirt: &Libvirt,
-    guests: &[(DomainSummary, Metadata)],
+    (domain, metadata): &(DomainSummary, Metadata),
     step: HostStopStep,
-    done: &mut BTreeMap<Uuid, Done>,
+    done: &mut Done,
 ) -> Result<(), StepError> {
+    let uuid = domain.uuid;
     match step {
-        HostStopStep::SetDeadline { uuid, deadline } => {
-            done.entry(uuid).or_default().deadline = Some(deadline);
-            let Some((domain, metadata)) = guests.iter().find(|(domain, _)| domain.uuid == uuid) else { return Ok(()) };
+        HostStopStep::SetDeadline(deadline) => {
+            done.deadline = Some(deadline);
             info!(domain = domain.name, %deadline, "stopping");
             let metadata = Metadata { deletion_deadline: Some(deadline), ..metadata.clone() };
-            Ok(libvirt.set_metadata(uuid, render_metadata(&metadata)?).await?)
+            libvirt.set_metadata(uuid, render_metadata(&metadata)?).await?;
+            done.recorded = true;
         }
-        HostStopStep::Shutdown { uuid } => {
-            done.entry(uuid).or_default().told = Some(Timestamp::now());
-            Ok(libvirt.shut_down(uuid).await?)
+        HostStopStep::Shutdown => {
+            done.told = Some(Timestamp::now());
+            libvirt.shut_down(uuid).await?;
         }
-        HostStopStep::Destroy { uuid } => Ok(libvirt.destroy(uuid).await?),
+        HostStopStep::Destroy => libvirt.destroy(uuid).await?,
     }
+    Ok(())
 }
 
-/// Waits until the agent has reported how the guests ended: libvirt forgets it with the host.
-async fn await_reports(libvirt: &Libvirt) {
+/// Waits until the agent has reported how these guests ended: libvirt forgets it with the host.
+async fn await_reports(libvirt: &Libvirt, stopped: &BTreeSet<Uuid>) {
     let begun = Instant::now();
     while begun.elapsed() < REPORT_DEADLINE {
         match own_domains(libvirt, false).await {
-            Ok(left) if left.is_empty() => return,
+            Ok(left) if left.iter().all(|(domain, _)| !stopped.contains(&domain.uuid)) => return,
             Ok(_) => {}
             Err(error) => warn!(error = chain(&error), "cannot see whether the agent has reported"),
         }
