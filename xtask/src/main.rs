@@ -109,10 +109,7 @@ fn run(command: Command) -> Result<()> {
         Command::KubeAssets => kube_assets::build(&workspace),
         Command::Images { profile } => images::build(&workspace, profile),
         Command::Packages { profile, revision } => packages::build(&workspace, profile, revision),
-        Command::HostRoot => {
-            host_root::build(&workspace);
-            Ok(())
-        }
+        Command::HostRoot => host_root::build(&workspace),
         Command::KvmProbe => {
             let guest = guest::build(&workspace)?;
             println!("{}", kvm::probe(&guest)?);
