@@ -25,7 +25,7 @@ pub(crate) struct Figure {
     pub(crate) name: &'static str,
     /// What was measured, in `unit`.
     pub(crate) value: f64,
-    /// `ms`, `us`, `kB`, `MB` (of a thousand and a million bytes), `%` (of one core), `VM/s`, `calls`, or `of_10`.
+    /// `ms`, `us`, `kB`, `MB` (of a thousand and a million bytes), `%` (of one core), `MB/s`, `VM/s`, `calls`, `pulls`, or `of_10`.
     pub(crate) unit: &'static str,
     /// What nobody can go below on this machine, measured in the same run, in `unit`.
     pub(crate) floor: Option<f64>,

@@ -11,16 +11,19 @@ mod figure;
 mod floor;
 mod lifecycle;
 mod process;
+mod pulls;
 mod render;
 mod rig;
 mod rounds;
 mod scale;
+mod shared_image;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
+use tests::registry::{DockerRegistry, Options as RegistryOptions};
 
 use crate::figure::Figure;
 use crate::floor::Floor;
@@ -54,6 +57,8 @@ struct Arguments {
 enum Part {
     /// One host: ovm-standalone and its guests
     Host,
+    /// Images from a registry
+    Images,
     /// The controller on a real kube-apiserver
     Controller,
 }
@@ -74,10 +79,14 @@ fn run(arguments: &Arguments) -> Result<()> {
         println!("{figure}");
         figures.push(figure);
     };
-    if arguments.only != Some(Part::Controller) {
+    let is_asked_for = |part| arguments.only.is_none_or(|only| only == part);
+    if is_asked_for(Part::Host) {
         measure_host(usize::from(arguments.rounds), &mut report)?;
     }
-    if arguments.only != Some(Part::Host) {
+    if is_asked_for(Part::Images) {
+        measure_images(usize::from(arguments.rounds), &mut report)?;
+    }
+    if is_asked_for(Part::Controller) {
         scale::measure(usize::from(arguments.machines), &mut report)?;
     }
     figure::write(&arguments.json, &figures).with_context(|| format!("write {}", arguments.json.display()))
@@ -101,5 +110,23 @@ fn measure_host(rounds: usize, report: &mut dyn FnMut(Figure)) -> Result<()> {
         report(figure);
     }
     report(cold_start::measure(&mut rig, rounds)?);
+    Ok(())
+}
+
+/// Everything about images, from a registry on this host.
+fn measure_images(rounds: usize, report: &mut dyn FnMut(Figure)) -> Result<()> {
+    if let Some(reason) = tests::registry::why_unavailable() {
+        eprintln!("SKIPPED the figures of images: {reason}");
+        return Ok(());
+    }
+    let scratch = tempfile::tempdir().context("make a directory")?;
+    let registry = DockerRegistry::start(&scratch.path().join("registry"), RegistryOptions::default())?;
+    for figure in pulls::measure(&registry, scratch.path(), rounds)? {
+        report(figure);
+    }
+    report(pulls::measure_store(&registry, scratch.path())?);
+    for figure in shared_image::measure(&Rig::start(1)?, &registry, rounds)? {
+        report(figure);
+    }
     Ok(())
 }

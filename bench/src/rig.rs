@@ -100,7 +100,11 @@ impl Rig {
         })
     }
 
-    async fn set_running(&self, name: &str) -> Result<()> {
+    /// Sets `spec.running`.
+    ///
+    /// # Errors
+    /// When the API refuses.
+    pub(crate) async fn set_running(&self, name: &str) -> Result<()> {
         let path = format!("/apis/kubevirt.io/v1alpha1/namespaces/{NAMESPACE}/offlinevirtualmachines/{name}");
         let request = Request::builder()
             .method(Method::PATCH)

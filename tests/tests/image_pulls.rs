@@ -330,8 +330,10 @@ fn a_registry_with_password_and_tls_is_reached_by_hosts_toml() -> Result<()> {
         return Ok(());
     }
     let store = Store::new()?;
-    let registry =
-        DockerRegistry::start(&store.directory.path().join("registry"), Options { password: true, tls: true })?;
+    let registry = DockerRegistry::start(
+        &store.directory.path().join("registry"),
+        Options { password: true, tls: true, ..Options::default() },
+    )?;
     let image = TestImage::of_disk("a.img", &disk(6, 100_000))?;
     registry.push("team/disk:1", &image)?;
     let name = registry.image("team/disk:1");

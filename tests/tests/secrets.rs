@@ -83,7 +83,7 @@ fn words_of_secrets_are_found_where_they_are_used_and_nowhere_else(stack: &mut S
         return Ok(());
     }
     let directory = stack.scratch("registry");
-    let registry = DockerRegistry::start(&directory, Options { password: true, tls: false })?;
+    let registry = DockerRegistry::start(&directory, Options { password: true, ..Options::default() })?;
     let mut disk = IDLE.to_vec();
     disk.resize(1 << 20, 0);
     registry.push("team/private:1", &TestImage::of_disk("guest.img", &disk)?)?;

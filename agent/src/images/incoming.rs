@@ -3,7 +3,11 @@
 use std::fs::{File, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::thread::JoinHandle;
 
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
@@ -18,6 +22,10 @@ use crate::hostfs::{Directory, FileError};
 const DISK_FILE_MODE: u32 = 0o444;
 /// Written at a time.
 const BUFFER_BYTES: usize = 1 << 20;
+/// Buffers between the stream and the disk.
+const BUFFERS: usize = 4;
+/// The kernel begins to put on disk what was written in such steps.
+const FLUSH_BYTES: u64 = 16 << 20;
 /// So many zeros in their place are a hole.
 const HOLE_BYTES: usize = 64 << 10;
 /// Room is asked for in such steps.
@@ -69,43 +77,138 @@ impl ImageStore {
     }
 }
 
-/// Writes a stream into an incoming file: hashed, with holes where it is zero, within the store's limit.
-pub(super) struct DiskWriter<'s> {
-    store: &'s ImageStore,
-    file: &'s File,
+/// Writes a stream into an incoming file: hashed, with holes where it is zero, within the store's limit. Hashing and writing have a thread of their own, because
+/// whoever brings the stream has hashed and unpacked it first.
+pub(super) struct DiskWriter {
     buffer: Vec<u8>,
-    /// Where the buffer's first byte belongs.
+    /// Full buffers to the thread; none once it was told that there are no more.
+    full: Option<SyncSender<Vec<u8>>>,
+    /// Buffers that it is done with.
+    empty: Receiver<Vec<u8>>,
+    /// None once it has ended.
+    thread: Option<JoinHandle<io::Result<Digest>>>,
+}
+
+impl DiskWriter {
+    /// # Errors
+    /// If the file cannot be shared with a thread, or there is none.
+    pub(super) fn new(store: &Arc<ImageStore>, incoming: &Incoming<'_>) -> io::Result<Self> {
+        let file = incoming.file.try_clone()?;
+        let (full, filled) = mpsc::sync_channel::<Vec<u8>>(BUFFERS);
+        let (give_back, empty) = mpsc::sync_channel::<Vec<u8>>(BUFFERS);
+        for _ in 0..BUFFERS {
+            // There is room for all of them.
+            let _given = give_back.send(Vec::new());
+        }
+        let mut back = Back { store: Arc::clone(store), file, at: 0, hasher: Sha256::new(), room: 0 };
+        let thread = std::thread::Builder::new().name("disk-writer".to_owned()).spawn(move || {
+            for buffer in filled {
+                back.write(&buffer)?;
+                // Nobody takes it when the stream has broken off.
+                let _given = give_back.send(buffer);
+            }
+            back.finish()
+        })?;
+        let buffer = Vec::with_capacity(BUFFER_BYTES);
+        Ok(Self { buffer, full: Some(full), empty, thread: Some(thread) })
+    }
+
+    /// Writes what is left. The digest of all of it.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub(super) fn finish(mut self) -> io::Result<Digest> {
+        self.pass_on()?;
+        self.end()
+    }
+
+    /// Gives the buffer to the thread, and takes one that it is done with.
+    fn pass_on(&mut self) -> io::Result<()> {
+        let buffer = std::mem::take(&mut self.buffer);
+        let is_taken = self.full.as_ref().is_some_and(|full| full.send(buffer).is_ok());
+        match self.empty.recv() {
+            Ok(mut buffer) if is_taken => {
+                buffer.clear();
+                buffer.reserve_exact(BUFFER_BYTES);
+                self.buffer = buffer;
+                Ok(())
+            }
+            // The thread ends before the stream only with an error.
+            _ => self.end().and(Err(io::ErrorKind::BrokenPipe.into())),
+        }
+    }
+
+    /// Lets the thread come to its end, and says what it was.
+    fn end(&mut self) -> io::Result<Digest> {
+        self.full = None;
+        let Some(thread) = self.thread.take() else { return Err(io::ErrorKind::BrokenPipe.into()) };
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+}
+
+impl Drop for DiskWriter {
+    /// Nothing is written to the file any more once this is gone: it is about to be deleted.
+    fn drop(&mut self) {
+        self.full = None;
+        if let Some(thread) = self.thread.take() {
+            // What it says is of no use to anybody.
+            let _ended = thread.join();
+        }
+    }
+}
+
+impl Write for DiskWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let (now, _) = bytes.split_at(bytes.len().min(BUFFER_BYTES - self.buffer.len()));
+        self.buffer.extend_from_slice(now);
+        if self.buffer.len() == BUFFER_BYTES {
+            self.pass_on()?;
+        }
+        Ok(now.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The thread's half of a [`DiskWriter`].
+struct Back {
+    store: Arc<ImageStore>,
+    file: File,
+    /// Where the next byte belongs.
     at: u64,
     hasher: Sha256,
     /// Bytes that may be written before room must be asked for.
     room: u64,
 }
 
-impl<'s> DiskWriter<'s> {
-    pub(super) fn new(store: &'s ImageStore, incoming: &'s Incoming<'_>) -> Self {
-        let buffer = Vec::with_capacity(BUFFER_BYTES);
-        Self { store, file: &incoming.file, buffer, at: 0, hasher: Sha256::new(), room: 0 }
-    }
-
-    /// Writes what is left. The digest of all of it.
-    pub(super) fn finish(mut self) -> io::Result<Digest> {
-        self.write_buffer()?;
-        // What ends with a hole is as long as if it did not.
-        self.file.set_len(self.at)?;
-        Ok(Digest::from_sha256(&self.hasher.finalize().into()))
-    }
-
-    fn write_buffer(&mut self) -> io::Result<()> {
-        let mut buffer = std::mem::take(&mut self.buffer);
-        self.hasher.update(&buffer);
-        for (at, run) in data_runs(&buffer) {
+impl Back {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<()> {
+        self.hasher.update(buffer);
+        for (at, run) in data_runs(buffer) {
             self.ask_for_room(run.len() as u64)?;
             self.file.write_all_at(run, self.at + at as u64)?;
         }
+        let begun = self.at / FLUSH_BYTES;
         self.at += buffer.len() as u64;
-        buffer.clear();
-        self.buffer = buffer;
+        if self.at / FLUSH_BYTES > begun {
+            self.begin_to_flush(begun * FLUSH_BYTES);
+        }
         Ok(())
+    }
+
+    /// Has the kernel begin to put on disk what was written since `from`: else all of it is waited for in the end. Advice: nothing is lost if it is not taken.
+    fn begin_to_flush(&self, from: u64) {
+        let (Ok(from), Ok(length)) = (i64::try_from(from), i64::try_from(self.at - from)) else { return };
+        // Linux begins to write at this word; what is being written stays in memory.
+        let _advised = posix_fadvise(&self.file, from, length, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+    }
+
+    fn finish(self) -> io::Result<Digest> {
+        // What ends with a hole is as long as if it did not.
+        self.file.set_len(self.at)?;
+        Ok(Digest::from_sha256(&self.hasher.finalize().into()))
     }
 
     fn ask_for_room(&mut self, bytes: u64) -> io::Result<()> {
@@ -114,21 +217,6 @@ impl<'s> DiskWriter<'s> {
             self.room = ROOM_BYTES;
         }
         self.room -= bytes;
-        Ok(())
-    }
-}
-
-impl Write for DiskWriter<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let count = bytes.len().min(BUFFER_BYTES - self.buffer.len());
-        self.buffer.extend(bytes.iter().take(count));
-        if self.buffer.len() == BUFFER_BYTES {
-            self.write_buffer()?;
-        }
-        Ok(count)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
 }
@@ -169,11 +257,11 @@ mod tests {
             step in 1_usize..200_000,
         ) {
             let directory = tempfile::tempdir().unwrap();
-            let store = ImageStore::open(directory.path()).unwrap();
+            let store = Arc::new(ImageStore::open(directory.path()).unwrap());
             let incoming = store.create_incoming().unwrap();
             let content: Vec<u8> =
                 pieces.iter().flat_map(|(zero, length)| std::iter::repeat_n(if *zero { 0 } else { 7 }, *length)).collect();
-            let mut writer = DiskWriter::new(&store, &incoming);
+            let mut writer = DiskWriter::new(&store, &incoming).unwrap();
             content.chunks(step).for_each(|piece| writer.write_all(piece).unwrap());
             let digest = writer.finish().unwrap();
             prop_assert_eq!(&digest, &Digest::from_sha256(&Sha256::digest(&content).into()));

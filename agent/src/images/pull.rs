@@ -247,7 +247,8 @@ enum Taken {
 impl Taker {
     fn take(self, layer: impl Read) -> Result<Taken, PullError> {
         let incoming = self.store.create_incoming()?;
-        let mut writer = DiskWriter::new(&self.store, &incoming);
+        let writer = DiskWriter::new(&self.store, &incoming);
+        let mut writer = writer.map_err(|error| self.layer_error(LayerError::Write(error)))?;
         let found =
             extract(layer, &self.rules, self.hidden.clone(), &mut writer).map_err(|error| self.layer_error(error))?;
         let Some(disk) = found.disk else { return Ok(Taken::NoDisk(found.hidden)) };

@@ -30,6 +30,8 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 pub(super) const SILENCE_DEADLINE: Duration = Duration::from_secs(30);
 /// For a manifest, a configuration or a token to be there as a whole.
 const READ_DEADLINE: Duration = Duration::from_mins(1);
+/// Read at a time: enough to be quick, and too little for the allocator to ask the kernel each time.
+const READ_BYTES: usize = 64 << 10;
 const MAX_REDIRECTS: usize = 5;
 const AGENT: &str = concat!("ovm-agent/", env!("CARGO_PKG_VERSION"));
 
@@ -205,7 +207,8 @@ fn client(tls: &TlsOptions, with_roots: bool) -> Result<HttpClient, HostsError> 
     connector.set_connect_timeout(Some(CONNECT_DEADLINE));
     let connector =
         HttpsConnectorBuilder::new().with_tls_config(config).https_or_http().enable_http1().wrap_connector(connector);
-    Ok(Client::builder(TokioExecutor::new()).pool_max_idle_per_host(1).build(connector))
+    let mut builder = Client::builder(TokioExecutor::new());
+    Ok(builder.pool_max_idle_per_host(1).http1_read_buf_exact_size(READ_BYTES).build(connector))
 }
 
 fn tls_config(tls: &TlsOptions, with_roots: bool) -> Result<ClientConfig, HostsError> {

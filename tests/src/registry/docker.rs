@@ -12,6 +12,7 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, 
 
 use super::TestImage;
 use super::image::digest;
+use super::token::{ISSUER, SERVICE, TokenServer};
 use crate::programs::output;
 use crate::wait::wait_for;
 
@@ -28,6 +29,8 @@ const DEADLINE: Duration = Duration::from_secs(20);
 pub struct Options {
     /// Only for [`USER`].
     pub password: bool,
+    /// Only for who has a token of a [`TokenServer`], which wants the same password.
+    pub token: bool,
     /// By https, with a certificate that only [`DockerRegistry::authority`] vouches for.
     pub tls: bool,
 }
@@ -38,6 +41,7 @@ pub struct DockerRegistry {
     directory: PathBuf,
     port: u16,
     options: Options,
+    tokens: Option<TokenServer>,
     child: Child,
 }
 
@@ -64,7 +68,9 @@ impl DockerRegistry {
         fs::create_dir_all(directory).context("make the registry's directory")?;
         let port = free_port()?;
         let config = directory.join("config.yml");
-        fs::write(&config, configuration(directory, port, options)?).context("write the registry's configuration")?;
+        let tokens = options.token.then(|| TokenServer::start(&directory.join("tokens.pem"))).transpose()?;
+        fs::write(&config, configuration(directory, port, options, tokens.as_ref())?)
+            .context("write the registry's configuration")?;
         let log = fs::File::create(directory.join("log")).context("make the registry's log")?;
         let child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "docker-registry", "serve"])
@@ -74,8 +80,9 @@ impl DockerRegistry {
             .stderr(log)
             .spawn()
             .context("run docker-registry")?;
-        let registry = Self { directory: directory.to_owned(), port, options, child };
-        wait_for("the registry answers", DEADLINE, || registry.curl(&["--fail", &registry.url("/v2/")]))
+        let registry = Self { directory: directory.to_owned(), port, options, tokens, child };
+        // Whoever it lets in, it answers.
+        wait_for("the registry answers", DEADLINE, || registry.curl(&[&registry.url("/v2/")]))
             .with_context(|| registry.log())?;
         Ok(registry)
     }
@@ -93,6 +100,11 @@ impl DockerRegistry {
     /// PEM of the authority that vouches for its certificate.
     pub fn authority(&self) -> PathBuf {
         self.directory.join("ca.pem")
+    }
+
+    /// Who gives tokens for it; none where none are wanted.
+    pub fn tokens(&self) -> Option<&TokenServer> {
+        self.tokens.as_ref()
     }
 
     /// What it wrote.
@@ -113,24 +125,31 @@ impl DockerRegistry {
     /// When the registry refuses it.
     pub fn push(&self, name: &str, image: &TestImage) -> Result<()> {
         let (repository, tag) = name.split_once(':').unwrap_or((name, "latest"));
+        let access = self.tokens.as_ref().map(|tokens| tokens.token(repository, &["pull", "push"])).transpose()?;
+        let access =
+            access.map_or_else(Vec::new, |token| vec!["-H".to_owned(), format!("Authorization: Bearer {token}")]);
+        let access: Vec<&str> = access.iter().map(String::as_str).collect();
         for blob in &image.blobs {
-            self.push_blob(repository, blob)?;
+            self.push_blob(repository, blob, &access)?;
         }
         let manifest = self.scratch("manifest", image.manifest.to_string().as_bytes())?;
         let content_type = format!("Content-Type: {}", image.media_type());
         let url = self.url(&format!("/v2/{repository}/manifests/{tag}"));
-        self.curl(&["--fail", "-X", "PUT", "-H", &content_type, "--data-binary", &manifest, &url])
+        self.curl(
+            &[&access, &["--fail", "-X", "PUT", "-H", &content_type, "--data-binary", &manifest, &url][..]].concat(),
+        )?;
+        self.tokens.as_ref().map_or(Ok(()), |tokens| tokens.let_pull(repository))
     }
 
-    fn push_blob(&self, repository: &str, blob: &[u8]) -> Result<()> {
+    fn push_blob(&self, repository: &str, blob: &[u8], access: &[&str]) -> Result<()> {
         let uploads = self.url(&format!("/v2/{repository}/blobs/uploads/"));
-        let location =
-            self.curl_output(&["--fail", "-X", "POST", "-o", "/dev/null", "-w", "%header{location}", &uploads])?;
+        let post = ["--fail", "-X", "POST", "-o", "/dev/null", "-w", "%header{location}", &uploads];
+        let location = self.curl_output(&[access, &post].concat())?;
         let separator = if location.contains('?') { '&' } else { '?' };
         let url = format!("{location}{separator}digest={}", digest(blob));
         let file = self.scratch("blob", blob)?;
         let octets = "Content-Type: application/octet-stream";
-        self.curl(&["--fail", "-X", "PUT", "-H", octets, "--data-binary", &file, &url])
+        self.curl(&[access, &["--fail", "-X", "PUT", "-H", octets, "--data-binary", &file, &url]].concat())
     }
 
     /// curl, with what it takes to be let in.
@@ -183,7 +202,7 @@ impl DockerRegistry {
     }
 }
 
-fn configuration(directory: &Path, port: u16, options: Options) -> Result<String> {
+fn configuration(directory: &Path, port: u16, options: Options, tokens: Option<&TokenServer>) -> Result<String> {
     let mut config = format!(
         "version: 0.1\nlog: {{accesslog: {{disabled: false}}, level: warn}}\nstorage: {{filesystem: {{rootdirectory: {}/data}}}}\nhttp:\n  addr: 127.0.0.1:{port}\n",
         directory.display()
@@ -197,6 +216,14 @@ fn configuration(directory: &Path, port: u16, options: Options) -> Result<String
         let file = directory.join("htpasswd");
         fs::write(&file, format!("{USER}:{PASSWORD_HASH}\n")).context("write the password")?;
         writeln!(config, "auth: {{htpasswd: {{realm: test, path: {}}}}}", file.display())?;
+    }
+    if let Some(tokens) = tokens {
+        let (realm, authority) = (tokens.realm(), directory.join("tokens.pem"));
+        let authority = authority.display();
+        writeln!(
+            config,
+            "auth: {{token: {{realm: \"{realm}\", service: {SERVICE}, issuer: {ISSUER}, rootcertbundle: {authority}}}}}"
+        )?;
     }
     Ok(config)
 }

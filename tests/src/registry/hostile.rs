@@ -39,6 +39,8 @@ pub struct Reply {
 pub struct Asked {
     /// Method and path.
     pub line: String,
+    /// What stood behind the path and a question mark.
+    pub query: String,
     /// Header `Authorization`.
     pub authorization: Option<String>,
     /// Header `Range`.
@@ -158,9 +160,11 @@ impl HostileRegistry {
                 headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
             }
             let (method, target) = line.split_once(' ').unwrap_or_default();
-            let target = target.split([' ', '?']).next().unwrap_or_default();
+            let target = target.split(' ').next().unwrap_or_default();
+            let (target, query) = target.split_once('?').unwrap_or((target, ""));
             let authorization = headers.remove("authorization");
-            let asked = Asked { line: format!("{method} {target}"), authorization, range: headers.remove("range") };
+            let (line, query) = (format!("{method} {target}"), query.to_owned());
+            let asked = Asked { line, query, authorization, range: headers.remove("range") };
             let reply = {
                 let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
                 state.asked.push(asked.clone());

@@ -3,7 +3,9 @@
 mod docker;
 mod hostile;
 mod image;
+mod token;
 
 pub use docker::{DockerRegistry, Options, PASSWORD, USER, why_unavailable};
 pub use hostile::{Asked, HostileRegistry, Reply, blob_path};
 pub use image::{TestImage, digest, gzip, tar_with, zstd};
+pub use token::TokenServer;
