@@ -11,7 +11,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 
 /// Size of a sector.
-const SECTOR: usize = 512;
+pub const SECTOR: usize = 512;
 
 /// Powers off at once.
 pub const POWER_OFF: [u8; SECTOR] = sector(&[

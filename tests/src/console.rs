@@ -1,7 +1,7 @@
 //! A `virtctl console` session that a test reads and types into.
 
 use std::io::{Read as _, Write as _};
-use std::process::{Child, ChildStdin, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -27,9 +27,17 @@ impl Console {
     /// # Errors
     /// When virtctl is not built.
     pub fn open(client: &Client, namespace: &str, name: &str) -> Result<Self> {
-        let mut child = client
-            .virtctl_command()?
-            .args(["console", name, "-n", namespace])
+        let mut virtctl = client.virtctl_command()?;
+        virtctl.args(["console", name, "-n", namespace]);
+        Self::run(virtctl)
+    }
+
+    /// Runs `virtctl console`, wherever.
+    ///
+    /// # Errors
+    /// When it cannot be run.
+    pub fn run(mut virtctl: Command) -> Result<Self> {
+        let mut child = virtctl
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())

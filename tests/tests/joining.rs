@@ -35,6 +35,7 @@ fn hosts_join(nodes: &mut Nodes) -> Result<()> {
     a_wrong_hash_is_refused(nodes, &command)?;
     nodes.join("h1", &command, &[])?;
     a_used_token_is_refused(nodes, &command)?;
+    an_expired_token_is_refused(nodes)?;
     let second = nodes.client.virtctl(&["token", "create"])?;
     nodes.join("h2", &second, &[])?;
     for host in HOSTS {
@@ -75,6 +76,24 @@ fn a_used_token_is_refused(nodes: &Nodes, command: &str) -> Result<()> {
     ensure!(said.contains("used up") && said.contains("virtctl token create"), "it said {said}");
     let listed = nodes.client.virtctl(&["token", "list"])?;
     ensure!(listed.lines().count() == 1, "the token is still there: {listed}");
+    Ok(())
+}
+
+/// Its Secret goes when the next one is made.
+fn an_expired_token_is_refused(nodes: &Nodes) -> Result<()> {
+    let command = nodes.client.virtctl(&["token", "create"])?;
+    let id = command.split_once("--token ").and_then(|(_, rest)| rest.split_once('.')).context("it has a token")?.0;
+    let secret = format!("secret/bootstrap-token-{id}");
+    // 2020-01-01T00:00:00Z
+    let past = r#"{"data": {"expiration": "MjAyMC0wMS0wMVQwMDowMDowMFo="}}"#;
+    nodes.client.kubectl(&["patch", &secret, "--namespace=kube-system", "--type=merge", "--patch", past])?;
+    let said = nodes.join_fails("h2", &command)?;
+    ensure!(said.contains("expired") && said.contains("virtctl token create"), "it said {said}");
+    ensure!(nodes.client.virtctl(&["token", "list"])?.contains(&format!("{id}   expired")), "the list is silent");
+    nodes.client.virtctl(&["token", "create"])?;
+    let left =
+        nodes.client.kubectl(&["get", &secret, "--namespace=kube-system", "--ignore-not-found", "--output=name"])?;
+    ensure!(left.is_empty(), "its Secret is left: {left}");
     Ok(())
 }
 
@@ -185,6 +204,11 @@ fn a_host_leaves_when_its_guests_are_gone(nodes: &mut Nodes) -> Result<()> {
     ensure!(said.contains("stop the agent of this host"), "it said {said}");
     ensure!(nodes.run_by("on-h1")?.is_empty(), "the guest still runs");
     nodes.stop_agent("h1")?;
+    // Others' taints are not the agent's to lose; what was begun goes on when they are off.
+    nodes.client.kubectl(&["taint", "node", "h1", "example.com/kept=yes:NoSchedule"])?;
+    let said = failure(&mut nodes.leave_command("h1", &[])?)?;
+    ensure!(said.contains("run the same again") && said.contains("take their taints off"), "it said {said}");
+    nodes.client.kubectl(&["taint", "node", "h1", "example.com/kept-"])?;
     let said = output(&mut nodes.leave_command("h1", &[])?)?;
     ensure!(said.contains("node h1 has left"), "it said {said}");
     ensure!(nodes.client.get("/api/v1/nodes/h1")?.is_none(), "the Node is there");

@@ -50,18 +50,29 @@ pub(crate) fn build(workspace: &Workspace, profile: Profile, revision: u32) -> R
         Profile::Dev => process::run(workspace.cargo("build").args(["--locked", "--bins"]).args(packages))?,
     }
     write_documents(workspace, profile)?;
+    package(workspace, profile, revision, &folder)?;
+    if profile == Profile::Dev {
+        // For the test of an upgrade.
+        package(workspace, profile, revision + 1, &folder.join("newer"))?;
+    }
+    check(&folder, revision)
+}
+
+/// Packages what is built.
+fn package(workspace: &Workspace, profile: Profile, revision: u32, folder: &Path) -> Result<()> {
+    fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
     let cargo_deb = CARGO_DEB.installed(workspace)?;
     for name in CRATES {
         let mut command = Command::new(&cargo_deb);
         // cargo's own subcommands are told their name once more.
         command.args(["deb", "--no-build", "--locked", "--quiet", "--package", name]);
-        command.args(["--deb-revision", &revision.to_string(), "--output"]).arg(&folder).current_dir(&workspace.root);
+        command.args(["--deb-revision", &revision.to_string(), "--output"]).arg(folder).current_dir(&workspace.root);
         if profile == Profile::Dev {
             command.args(["--profile", "dev", "--fast"]);
         }
         process::run(&mut command)?;
     }
-    check(&folder, revision)
+    Ok(())
 }
 
 /// Man pages and completion scripts, from what the programs themselves say: below `target/packages/doc`, where the packages' lists expect them.

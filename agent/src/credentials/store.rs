@@ -97,11 +97,8 @@ impl CredentialStore {
         self.directory.sync()
     }
 
-    /// Makes a file that belongs to the owner of the agent's directory.
-    ///
-    /// # Errors
-    /// If the owner cannot be set: somebody else than root writes for somebody else.
-    pub fn hand_over(&self, file: &File, path: &Path) -> Result<(), FileError> {
+    /// Makes a file belong to the owner of the agent's directory. It fails where somebody else than root writes for somebody else.
+    fn hand_over(&self, file: &File, path: &Path) -> Result<(), FileError> {
         let failed = |error: std::io::Error| FileError::new("set the owner of", path, error);
         let found = file.metadata().map_err(failed)?;
         if (found.uid(), found.gid()) == (self.owner.0.as_raw(), self.owner.1.as_raw()) {
@@ -116,9 +113,17 @@ impl CredentialStore {
     }
 
     fn write(&self, name: &str, text: &str) -> Result<(), FileError> {
-        self.directory.write_atomically(name, text.as_bytes())?;
-        self.hand_over(&self.directory.open_file(name)?, &self.directory.path_of(name))?;
-        self.directory.sync()
+        self.write_into(&self.directory, name, text)
+    }
+
+    /// Writes a file (0600) of any directory, whole and for good, that belongs to the owner of the agent's directory.
+    ///
+    /// # Errors
+    /// If it cannot be written, or its owner not be set.
+    pub(crate) fn write_into(&self, directory: &Directory, name: &str, text: &str) -> Result<(), FileError> {
+        directory.write_atomically(name, text.as_bytes())?;
+        self.hand_over(&directory.open_file(name)?, &directory.path_of(name))?;
+        directory.sync()
     }
 }
 

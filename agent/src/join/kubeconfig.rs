@@ -1,8 +1,7 @@
 //! The kubeconfig of a joined agent. It names the file of the certificate, so that it stays as it is when that is renewed.
 
-use std::fs::{self, OpenOptions};
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::ffi::OsStr;
+use std::io;
 use std::path::Path;
 
 use base64::Engine as _;
@@ -10,7 +9,40 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::JoinError;
 use crate::credentials::CredentialStore;
-use crate::hostfs::FileError;
+use crate::hostfs::{Directory, FileError};
+
+/// Ending of a file that is made to see whether one can be.
+const TRIAL_SUFFIX: &str = ".trial";
+
+/// Where the kubeconfig is to be written.
+#[derive(Debug)]
+pub(super) struct Place {
+    directory: Directory,
+    name: String,
+}
+
+impl Place {
+    /// Makes what is missing of the directory, and sees that a file can be made in it: after the token is used up, it would be too late.
+    pub(super) fn open(path: &Path) -> Result<Self, JoinError> {
+        let not_a_file = || FileError::new("write", path, io::Error::from(io::ErrorKind::InvalidFilename));
+        let name = path.file_name().and_then(OsStr::to_str).ok_or_else(not_a_file)?.to_owned();
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        if path.is_dir() {
+            return Err(FileError::new("write", path, io::Error::from(io::ErrorKind::IsADirectory)).into());
+        }
+        let place = Self { directory: Directory::open_or_create_root(parent)?, name };
+        let trial = format!("{}{TRIAL_SUFFIX}", place.name);
+        place.directory.remove_file_if_exists(&trial)?;
+        place.directory.create_file(&trial)?;
+        place.directory.remove_file_if_exists(&trial)?;
+        Ok(place)
+    }
+
+    /// Writes it (0600) for the agent's user, whole or not at all.
+    pub(super) fn write(&self, text: &str, store: &CredentialStore) -> Result<(), JoinError> {
+        Ok(store.write_into(&self.directory, &self.name, text)?)
+    }
+}
 
 /// The file's text.
 pub(super) fn render(server: &http::Uri, authority: &str, credentials: &Path) -> String {
@@ -43,28 +75,10 @@ current-context: agent
     )
 }
 
-/// Writes it (0600) for the agent's user, whole or not at all.
-pub(super) fn write(path: &Path, text: &str, store: &CredentialStore) -> Result<(), JoinError> {
-    let unfinished = path.with_extension("unfinished");
-    let failed = |error: std::io::Error| FileError::new("write", path, error);
-    let write = || {
-        if let Some(parent) = path.parent() {
-            fs::create_dir_all(parent).map_err(failed)?;
-        }
-        match fs::remove_file(&unfinished) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
-            _ => {}
-        }
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished).map_err(failed)?;
-        store.hand_over(&file, &unfinished)?;
-        file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
-        fs::rename(&unfinished, path).map_err(failed)
-    };
-    write().map_err(JoinError::from)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use kube::config::Kubeconfig;
 
     use super::*;
@@ -78,5 +92,23 @@ mod tests {
         let user = read.auth_infos[0].auth_info.as_ref().unwrap();
         assert_eq!(user.client_certificate.as_deref(), Some("/var/lib/o\"v:m/agent.pem"));
         assert_eq!(user.client_key, user.client_certificate);
+    }
+
+    #[test]
+    fn a_place_that_cannot_be_written_is_found_before_it_is_needed() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = CredentialStore::open(&folder.path().join("data")).unwrap();
+        let path = folder.path().join("etc/ovm/agent.kubeconfig");
+        let place = Place::open(&path).unwrap();
+        assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 0, "the trial is left");
+        place.write("text", &store).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "text");
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        for wrong in
+            [folder.path().to_owned(), path.join("below-a-file"), Path::new("/proc/agent.kubeconfig").to_owned()]
+        {
+            let error = Place::open(&wrong).unwrap_err();
+            assert!(matches!(error, JoinError::File(_)), "{}: {error}", wrong.display());
+        }
     }
 }

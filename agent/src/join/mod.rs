@@ -75,12 +75,13 @@ impl JoinArgs {
         let node = self.node_name()?;
         let store = CredentialStore::open(&self.data_dir)?;
         self.refuse_if_joined(&store)?;
+        let place = kubeconfig::Place::open(&self.kubeconfig)?;
         let authority = cluster_info::fetch_authority(&server, &self.ca_hash).await?;
         let client = self.bootstrap_client(&server, &authority)?;
         let certificate = self.obtain(&client, &server, &node, &store).await?;
         store.put_current(&certificate.to_pem())?;
         let credentials = CredentialStore::current_path(&absolute(&self.data_dir)?);
-        kubeconfig::write(&self.kubeconfig, &kubeconfig::render(&server, &authority, &credentials), &store)?;
+        place.write(&kubeconfig::render(&server, &authority, &credentials), &store)?;
         let started = self.start_unit()?;
         let node_line =
             format!("node {node} has joined {server}; its certificate is good until {}", certificate.not_after);

@@ -53,6 +53,49 @@ pub enum LeaveError {
         /// `NAMESPACE/NAME` of each.
         guests: String,
     },
+    /// Guests came while the node was being closed. It stays closed: an agent may not open it.
+    #[error(
+        "node {node} takes no more guests, but meanwhile got {guests}; leave with --stop-guests, or stop them and run the same again (to stay: `kubectl uncordon {node}`)"
+    )]
+    CameMeanwhile {
+        /// The node.
+        node: String,
+        /// `NAMESPACE/NAME` of each.
+        guests: String,
+    },
+    /// The agent was stopped, and had to be started again.
+    #[error(
+        "node {node} is closed, and its agent runs again; run the same again to go on (to stay: `kubectl uncordon {node}`)"
+    )]
+    NotEmpty {
+        /// The node.
+        node: String,
+        /// What is in the way.
+        #[source]
+        source: Box<LeaveError>,
+    },
+    /// The agent was stopped, and could not be started again.
+    #[error(
+        "node {node} is closed, and its agent is stopped; start it again (`systemctl enable --now ovm-agent`), then run the same again to go on (to stay: `kubectl uncordon {node}`)"
+    )]
+    AgentIsOff {
+        /// The node.
+        node: String,
+        /// What is in the way.
+        #[source]
+        source: Box<LeaveError>,
+    },
+    /// The agent is stopped, and not everything was done that comes after.
+    #[error(
+        "node {node} is closed and has no guest, and its agent is stopped; run the same again to go on (to stay: `systemctl enable --now ovm-agent`, `kubectl uncordon {node}`)"
+    )]
+    HalfWay {
+        /// The node.
+        node: String,
+        /// What failed.
+        #[source]
+        source: Box<LeaveError>,
+    },
     /// Guests did not stop.
     #[error(
         "node {node} still has guests after {} s: {guests}; do agent and ovm-controller run, and do the guests tolerate every taint? The node stays closed; run the same again to go on waiting",

@@ -31,13 +31,11 @@ use crate::hypervisor::Hypervisor as _;
 use crate::images::DEFAULT_DATA_DIR;
 use crate::join::{DEFAULT_KUBECONFIG, UNIT, has_systemd, systemctl, time};
 use crate::libvirt::{Libvirt, LibvirtOptions};
-use crate::node::{HostLock, NodeIdentity};
+use crate::node::{HostLock, NODE_LEASES, NodeIdentity};
 use crate::objects::{ApiError, within};
 use crate::proc::find_qemu;
 pub use error::LeaveError;
 
-/// Where kubelets' Leases are.
-const NODE_LEASES: &str = "kube-node-lease";
 /// How often is looked whether guests are gone.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long an agent without a unit may take to end by itself, when it was just told to.
@@ -106,10 +104,19 @@ impl LeaveArgs {
             leaving.wait_until_empty().await?;
             say("no guest is left".to_owned())?;
         }
-        let _agent_has_ended = leaving.stop_agent().await?;
-        leaving.prove_empty().await?;
-        leaving.remove_from_cluster().await?;
-        leaving.remove_credentials()?;
+        // One may have been on its way here.
+        let left = leaving.look().await?;
+        if !left.guests.is_empty() {
+            return Err(LeaveError::CameMeanwhile { node, guests: left.list() });
+        }
+        let agent_has_ended = leaving.stop_agent().await?;
+        if let Err(error) = leaving.prove_empty().await {
+            drop(agent_has_ended);
+            return Err(leaving.start_agent_again(error));
+        }
+        let half_way = |source| LeaveError::HalfWay { node: node.clone(), source: Box::new(source) };
+        leaving.remove_from_cluster().await.map_err(half_way)?;
+        leaving.remove_credentials().map_err(half_way)?;
         say(format!(
             "node {node} has left its cluster; images and disks are still in {}",
             leaving.args.data_dir.display()
@@ -204,6 +211,16 @@ impl Leaving {
                 Err(error) if !has_systemd() || Instant::now() >= deadline => return Err(LeaveError::AgentRuns(error)),
                 Err(_) => sleep(LOOK_EVERY).await,
             }
+        }
+    }
+
+    /// Guests need their agent, and what was not proven may be one.
+    fn start_agent_again(&self, why: LeaveError) -> LeaveError {
+        let (node, source) = (self.node.clone(), Box::new(why));
+        if has_systemd() && systemctl(&["enable", "--now", UNIT]).is_ok() {
+            LeaveError::NotEmpty { node, source }
+        } else {
+            LeaveError::AgentIsOff { node, source }
         }
     }
 

@@ -24,7 +24,7 @@ pub use identity::{IdentityError, NodeIdentity};
 pub use lock::{HostLock, LockError};
 pub(crate) use proc_board::ProcBoard;
 pub use register::NodeCapacity;
-pub(crate) use register::renew_node_lease;
+pub(crate) use register::{NODE_LEASES, renew_node_lease};
 pub(crate) use supervisor::{Inputs, Supervisor};
 pub(crate) use survey::Surveyor;
 pub(crate) use watch::watch_vms;

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::objects::{ApiError, within};
 
 /// Where kubelets' Leases are.
-const NODE_LEASES: &str = "kube-node-lease";
+pub(crate) const NODE_LEASES: &str = "kube-node-lease";
 /// As kubelets' Leases have it.
 const NODE_LEASE_SECONDS: i32 = 40;
 

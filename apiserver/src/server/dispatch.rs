@@ -83,7 +83,7 @@ fn authorize(core: &Core, user: &User, request: &Request<Body>) -> Result<(), Ap
         namespace: target.namespace.as_deref(),
         name: target.name.as_deref().or(selected.as_deref()),
     };
-    if is_cluster_info(&wish) || core.access.allows(user, &wish) {
+    if is_cluster_info(&wish) || is_about_oneself(user, &wish) || core.access.allows(user, &wish) {
         return Ok(());
     }
     if user.is_anonymous() {
@@ -99,6 +99,13 @@ fn authorize(core: &Core, user: &User, request: &Request<Body>) -> Result<(), Ap
     let why =
         format!("User {:?} cannot {verb} resource {resource:?} in API group {:?} {scope}", user.name, target.group);
     Err(ApiError::forbidden(&target.group, &target.plural, name, &why))
+}
+
+/// Everybody who is somebody may ask who that is, and what they may: <https://kubernetes.io/docs/reference/access-authn-authz/rbac/#discovery-roles>.
+fn is_about_oneself(user: &User, wish: &Wish<'_>) -> bool {
+    let reviews =
+        [("authentication.k8s.io", "selfsubjectreviews"), ("authorization.k8s.io", "selfsubjectaccessreviews")];
+    !user.is_anonymous() && wish.verb == "create" && reviews.contains(&(wish.group, wish.resource))
 }
 
 /// The one name that a list or a watch selects: it counts as that of the request, so that roles for single objects let them be watched.

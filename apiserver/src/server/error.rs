@@ -19,6 +19,20 @@ pub enum StartError {
         #[source]
         source: std::io::Error,
     },
+    /// A file for the members of a group cannot be given to the group.
+    #[error(
+        "give {} to group {group}: this process may not; choose its own group with --kubeconfig-group, or give its unit SupplementaryGroups= and SystemCallFilter=@chown",
+        path.display()
+    )]
+    Group {
+        /// The file.
+        path: PathBuf,
+        /// The group's id.
+        group: u32,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
     /// Another server holds the lock.
     #[error("data directory {} is in use by another process{}: stop that process, or choose another directory with --data-dir", path.display(), pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default())]
     InUse {
@@ -80,6 +94,7 @@ impl StartError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::DataDir { .. } => "DataDirUnusable",
+            Self::Group { .. } => "GroupUnusable",
             Self::InUse { .. } => "DataDirInUse",
             Self::Store(_) => "StoreUnusable",
             Self::Bootstrap(_) => "BootstrapFailed",

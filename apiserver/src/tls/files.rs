@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, chown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::Path;
 
 use crate::server::StartError;
@@ -47,8 +47,12 @@ pub(super) fn write_private(path: &Path, bytes: &[u8]) -> Result<(), StartError>
 pub(super) fn write_for_group(path: &Path, bytes: &[u8], group: u32) -> Result<(), StartError> {
     let unfinished = path.with_extension("unfinished");
     write_private(&unfinished, bytes)?;
+    // Where it is the group's already, there is nothing to ask for: a hardened service may not.
+    if unfinished.metadata().map_err(unusable(path))?.gid() != group {
+        let failed = |source| StartError::Group { path: path.to_owned(), group, source };
+        chown(&unfinished, None, Some(group)).map_err(failed)?;
+    }
     let finish = || {
-        chown(&unfinished, None, Some(group))?;
         fs::set_permissions(&unfinished, fs::Permissions::from_mode(0o640))?;
         fs::rename(&unfinished, path)
     };

@@ -5,16 +5,15 @@ use std::sync::Arc;
 use apiserver::{AccessRules, ApiServer, User};
 use axum::body::Body;
 use http::Request;
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use tower::ServiceExt as _;
 
 use crate::harness::options;
 
-#[tokio::test]
-async fn a_role_for_one_object_lets_it_be_listed_and_watched_by_its_name() {
-    let directory = Arc::new(TempDir::new().unwrap());
-    let mut options = options(&directory);
+/// A server whose group `readers` may read one ConfigMap.
+async fn server(directory: &Arc<TempDir>) -> ApiServer {
+    let mut options = options(directory);
     let metadata = json!({"name": "r", "namespace": "default"});
     options.access = AccessRules::from_documents(&[
         json!({"kind": "Role", "metadata": metadata, "rules": [
@@ -25,7 +24,38 @@ async fn a_role_for_one_object_lets_it_be_listed_and_watched_by_its_name() {
             "subjects": [{"kind": "Group", "apiGroup": "rbac.authorization.k8s.io", "name": "readers"}]}),
     ])
     .unwrap();
-    let server = ApiServer::open(options).await.unwrap();
+    ApiServer::open(options).await.unwrap()
+}
+
+#[tokio::test]
+async fn whoever_is_somebody_is_told_who_that_is_and_what_they_may() {
+    let directory = Arc::new(TempDir::new().unwrap());
+    let server = server(&directory).await;
+    let reader = server.local_service(User::new("somebody", ["readers".to_owned()]));
+    let ask = async |group: &str, kind: &str, spec: &Value| {
+        let path = format!("/apis/{group}/v1/{}s", kind.to_lowercase());
+        let body = json!({"apiVersion": format!("{group}/v1"), "kind": kind, "spec": spec}).to_string();
+        let request = Request::post(&path).header("content-type", "application/json").body(Body::from(body)).unwrap();
+        let answer = reader.clone().oneshot(request).await.unwrap();
+        assert_eq!(answer.status(), 201, "{path}");
+        let bytes = axum::body::to_bytes(answer.into_body(), usize::MAX).await.unwrap();
+        serde_json::from_slice::<Value>(&bytes).unwrap()["status"].clone()
+    };
+    let me = ask("authentication.k8s.io", "SelfSubjectReview", &json!({})).await;
+    assert_eq!(me["userInfo"]["username"], "somebody");
+    for (name, verb, allowed) in [("one", "get", true), ("one", "delete", false), ("two", "get", false)] {
+        let asked = json!({"resource": "configmaps", "namespace": "default", "name": name, "verb": verb});
+        let status =
+            ask("authorization.k8s.io", "SelfSubjectAccessReview", &json!({"resourceAttributes": asked})).await;
+        assert_eq!(status["allowed"], allowed, "{verb} {name}");
+    }
+    server.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_role_for_one_object_lets_it_be_listed_and_watched_by_its_name() {
+    let directory = Arc::new(TempDir::new().unwrap());
+    let server = server(&directory).await;
     let reader = server.local_service(User::new("somebody", ["readers".to_owned()]));
     for (query, code) in [
         // It is not there.

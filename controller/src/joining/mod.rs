@@ -34,11 +34,16 @@ const RETRY: Duration = Duration::from_secs(5);
 /// Who may use a token, in its Secret.
 const EXTRA_GROUPS: &str = "auth-extra-groups";
 
+/// When a token ends, in its Secret.
+const EXPIRATION: &str = "expiration";
+
 /// The requests to our signer, and when those that are open are looked at.
 #[derive(Default)]
 struct Requests {
     known: BTreeMap<String, CertificateSigningRequest>,
     due: BTreeMap<String, Instant>,
+    /// Tokens that were used up for requests, by the requests' UIDs, until those are settled: an approval that fails is tried again without its token.
+    spent: BTreeMap<String, TokenFacts>,
 }
 
 /// A request that could not be settled.
@@ -78,13 +83,17 @@ pub(crate) async fn settle_requests(context: Context) {
 impl Requests {
     fn take_in(&mut self, event: Event<CertificateSigningRequest>) {
         match event {
-            Event::Init => *self = Self::default(),
+            Event::Init => {
+                self.known.clear();
+                self.due.clear();
+            }
             Event::Apply(request) | Event::InitApply(request) => {
                 let name = request.name_any();
                 self.known.insert(name.clone(), request);
                 self.due.insert(name, Instant::now());
             }
             Event::Delete(request) => {
+                self.spent.remove(&request.uid().unwrap_or_default());
                 self.known.remove(&request.name_any());
                 self.due.remove(&request.name_any());
             }
@@ -134,10 +143,12 @@ impl Requests {
             SigningClaim::Join { node, token } => (node, Some(token)),
             SigningClaim::Renew { node } => (node, None),
         };
+        let uid = request.uid().unwrap_or_default();
         let secret = match &token_id {
-            Some(id) => read_token(context, id).await?,
-            None => None,
+            Some(id) if !self.spent.contains_key(&uid) => read_token(context, id).await?,
+            _ => None,
         };
+        let token = self.spent.get(&uid).cloned().or_else(|| Some(token_facts(secret.as_ref()?, Timestamp::now())));
         let home = read_home(context, &node).await?;
         let name = NameFacts {
             node: home.as_ref(),
@@ -146,12 +157,15 @@ impl Requests {
             given_away: self.given_away(&node, &facts.requestor),
         };
         let verdict = match &token_id {
-            Some(id) => judge_join(&node, id, secret.as_ref().map(token_facts).as_ref(), &name),
+            Some(id) => judge_join(&node, id, token.as_ref(), &name),
             None => judge_renewal(&node, &name),
         };
         match verdict {
             SigningVerdict::Wait(pause) => return Ok(Some(pause)),
-            SigningVerdict::Deny(denial) => deny(context, request, &denial).await?,
+            SigningVerdict::Deny(denial) => {
+                deny(context, request, &denial).await?;
+                self.spent.remove(&uid);
+            }
             SigningVerdict::Approve => {
                 // Used up first: of two that show it, one finds it.
                 if let Some(secret) = &secret
@@ -159,7 +173,9 @@ impl Requests {
                 {
                     return Ok(Some(Duration::ZERO));
                 }
+                self.spent.extend(token.map(|token| (uid.clone(), token)));
                 let approved = approve(context, request, &node, token_id.as_deref()).await?;
+                self.spent.remove(&uid);
                 // The watch is behind it, and the next request may be for the same name.
                 self.known.insert(approved.name_any(), approved);
             }
@@ -180,11 +196,15 @@ async fn read_token(context: &Context, id: &str) -> Result<Option<Secret>, Settl
     Ok(secret.filter(|secret| secret.type_.as_deref() == Some(BootstrapToken::SECRET_TYPE)))
 }
 
-fn token_facts(secret: &Secret) -> TokenFacts {
-    let groups = secret.data.as_ref().and_then(|data| data.get(EXTRA_GROUPS));
-    let groups = groups.map(|groups| String::from_utf8_lossy(&groups.0).into_owned()).unwrap_or_default();
+fn token_facts(secret: &Secret, now: Timestamp) -> TokenFacts {
+    let text = |key: &str| {
+        let bytes = secret.data.as_ref()?.get(key)?;
+        Some(String::from_utf8_lossy(&bytes.0).into_owned())
+    };
+    let groups = text(EXTRA_GROUPS).unwrap_or_default();
     TokenFacts {
         groups: groups.split(',').map(|group| group.trim().to_owned()).collect(),
+        is_over: text(EXPIRATION).is_some_and(|end| end.parse::<Timestamp>().map_or(true, |end| end <= now)),
         replaces: secret.annotations().get(REPLACES_NODE_ANNOTATION).cloned(),
     }
 }
@@ -245,4 +265,30 @@ async fn write_condition(
 
 fn failed(operation: &'static str, error: &kube::Error) -> SettleError {
     SettleError::Call { operation, message: api_message(error) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_over_at_its_time_or_if_that_cannot_be_read() {
+        let now: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+        let facts = |expiration: Option<&str>| {
+            let mut data = json!({"auth-extra-groups": "YSwgYg=="});
+            if let Some(expiration) = expiration {
+                data[EXPIRATION] = json!(k8s_openapi::ByteString(expiration.as_bytes().to_vec()));
+            }
+            token_facts(&serde_json::from_value(json!({ "data": data })).unwrap(), now)
+        };
+        assert_eq!(facts(None).groups, ["a", "b"]);
+        for (expiration, is_over) in [
+            (None, false),
+            (Some("2026-01-01T00:00:01Z"), false),
+            (Some("2026-01-01T00:00:00Z"), true),
+            (Some("tomorrow"), true),
+        ] {
+            assert_eq!(facts(expiration).is_over, is_over, "{expiration:?}");
+        }
+    }
 }

@@ -108,6 +108,8 @@ pub struct TokenFacts {
     pub groups: Vec<String>,
     /// The node whose place may be taken with it.
     pub replaces: Option<String>,
+    /// Whether its time is over, or cannot be read.
+    pub is_over: bool,
 }
 
 /// What is known of a name.
@@ -208,9 +210,10 @@ pub fn given_away(requests: impl Iterator<Item = SigningRequest>, node: &str, re
     requests.filter(is_join).filter_map(|request| request.approved_for).min()
 }
 
-/// Whether a host may join. `token`: as it was just read; none if it is gone.
+/// Whether a host may join. `token`: as it was just read, or as it was when it was used up for this very request; none if it is gone.
 pub fn judge_join(node: &str, token_id: &str, token: Option<&TokenFacts>, name: &NameFacts<'_>) -> SigningVerdict {
-    let Some(token) = token.filter(|token| token.groups.iter().any(|group| group == JOINERS_GROUP)) else {
+    let is_good = |token: &&TokenFacts| !token.is_over && token.groups.iter().any(|group| group == JOINERS_GROUP);
+    let Some(token) = token.filter(is_good) else {
         return SigningVerdict::Deny(Denial::new(
             "TokenSpent",
             format!(
@@ -369,7 +372,7 @@ mod tests {
     }
 
     fn token() -> TokenFacts {
-        TokenFacts { groups: vec![JOINERS_GROUP.to_owned()], replaces: None }
+        TokenFacts { groups: vec![JOINERS_GROUP.to_owned()], ..TokenFacts::default() }
     }
 
     fn registered(change: impl FnOnce(&mut NodeFacts)) -> NodeFacts {
@@ -400,6 +403,8 @@ mod tests {
         let kubeadms =
             TokenFacts { groups: vec!["system:bootstrappers:kubeadm:default-node-token".to_owned()], ..token() };
         assert_eq!(denied(judge_join("n1", "abcdef", Some(&kubeadms), &free)), "TokenSpent");
+        let over = TokenFacts { is_over: true, ..token() };
+        assert_eq!(denied(judge_join("n1", "abcdef", Some(&over), &free)), "TokenSpent");
     }
 
     #[test]

@@ -2,8 +2,10 @@
 //! from the `.deb` files alone.
 //!
 //! The root that they are clones of is made once by `cargo xtask host-root`, the packages by `cargo xtask packages --profile dev`. A host has its own network
-//! with nothing but a loopback.
+//! with nothing but a loopback, or a place in a [`Lan`].
 
+mod administer;
+mod lan;
 mod packages;
 mod root;
 
@@ -21,6 +23,7 @@ use crate::cgroups::{ENTER, HostGroups};
 use crate::programs::{last_lines, output};
 use crate::wait::wait_for;
 
+pub use lan::{Lan, Place};
 pub use packages::Package;
 use root::RootClone;
 
@@ -37,6 +40,8 @@ const KUBECONFIG: &str = "/var/lib/ovm/kubeconfig";
 #[derive(Debug)]
 pub struct Host {
     name: String,
+    /// Where it is in a network; alone without.
+    place: Option<Place>,
     // Before the clone, which is unmounted when it is dropped.
     machine: Option<Machine>,
     clone: RootClone,
@@ -66,11 +71,19 @@ pub fn why_unsupported() -> Option<String> {
 }
 
 impl Host {
-    /// A host of that name, freshly installed with libvirt and QEMU, and booted.
+    /// A host of that name, freshly installed with libvirt and QEMU, and booted. It ends with the thread that has booted it.
     ///
     /// # Errors
     /// When it cannot be made, or does not come up in time.
     pub fn boot_new(name: &str) -> Result<Self> {
+        Self::boot_in(name, None)
+    }
+
+    /// As [`Self::boot_new`], with a place in a network.
+    ///
+    /// # Errors
+    /// As for [`Self::boot_new`].
+    pub fn boot_in(name: &str, place: Option<Place>) -> Result<Self> {
         let clone = RootClone::new()?;
         let etc = clone.root().join("etc");
         // A machine id of its own, and not none: an empty one is a first boot, which enables every unit that there is.
@@ -79,7 +92,7 @@ impl Host {
         fs::write(etc.join("hostname"), format!("{name}\n")).context("write the host's name")?;
         // libvirt looks its host's name up at each start of a guest, for five seconds where there is no answer.
         fs::write(etc.join("hosts"), format!("127.0.0.1 localhost {name}\n")).context("write the host's hosts")?;
-        let mut host = Self { name: name.to_owned(), clone, machine: None };
+        let mut host = Self { name: name.to_owned(), place, clone, machine: None };
         host.boot()?;
         Ok(host)
     }
@@ -107,7 +120,8 @@ impl Host {
                 "--register=no",
                 "--keep-unit",
             ])
-            .args(["--private-network", "--console=passive", "--resolv-conf=off", "--link-journal=no", "--directory"])
+            .args(self.network())
+            .args(["--console=passive", "--resolv-conf=off", "--link-journal=no", "--directory"])
             .arg(self.clone.root())
             .arg(format!("--machine={}", self.name))
             .arg(format!("--bind-ro={}:/usr/local/bin/kubectl", kubectl.display()))
@@ -130,14 +144,38 @@ impl Host {
         .with_context(|| self.run(&["systemctl", "--failed", "--no-pager"]).unwrap_or_default())
     }
 
+    /// The flags that put it into its network.
+    fn network(&self) -> Vec<String> {
+        match &self.place {
+            // systemd-nspawn leaves the right to it out, where it did not make the namespace.
+            Some(place) => vec![
+                format!("--network-namespace-path={}", place.namespace.display()),
+                "--capability=CAP_NET_ADMIN".to_owned(),
+            ],
+            None => vec!["--private-network".to_owned()],
+        }
+    }
+
     /// Installs packages, as an administrator would who has downloaded them.
     ///
     /// # Errors
     /// When one is not built, or dpkg fails.
     pub fn install(&self, packages: &[Package]) -> Result<String> {
+        self.install_files(packages.iter().map(|package| package.file()))
+    }
+
+    /// Installs packages of a higher version.
+    ///
+    /// # Errors
+    /// As for [`Self::install`].
+    pub fn upgrade(&self, packages: &[Package]) -> Result<String> {
+        self.install_files(packages.iter().map(|package| package.newer_file()))
+    }
+
+    fn install_files(&self, sources: impl Iterator<Item = Result<PathBuf>>) -> Result<String> {
         let mut files = Vec::new();
-        for package in packages {
-            let source = package.file()?;
+        for source in sources {
+            let source = source?;
             let name = source.file_name().and_then(|name| name.to_str()).context("a package's file has a name")?;
             fs::copy(&source, self.clone.root().join("root").join(name)).context("copy a package")?;
             files.push(format!("/root/{name}"));

@@ -1,7 +1,7 @@
 //! Our packages, as `cargo xtask packages` leaves them.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
@@ -36,9 +36,20 @@ impl Package {
     /// # Errors
     /// When it is not built; the message says how.
     pub fn file(self) -> Result<PathBuf> {
-        let folder = repository().join("target/packages");
+        self.file_in(&repository().join("target/packages"))
+    }
+
+    /// The file of a higher version.
+    ///
+    /// # Errors
+    /// As for [`Self::file`].
+    pub fn newer_file(self) -> Result<PathBuf> {
+        self.file_in(&repository().join("target/packages/newer"))
+    }
+
+    fn file_in(self, folder: &Path) -> Result<PathBuf> {
         let prefix = format!("{}_", self.name());
-        let files = fs::read_dir(&folder).into_iter().flatten().filter_map(Result::ok);
+        let files = fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
         let ours = files.filter(|file| {
             let name = file.file_name().to_string_lossy().into_owned();
             name.starts_with(&prefix) && file.path().extension().is_some_and(|extension| extension == "deb")

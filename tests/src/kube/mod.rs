@@ -24,5 +24,5 @@ pub(crate) use installation::{install, wait_until_served};
 pub use node::Node;
 pub use pool::SharedApi;
 pub(crate) use pool::{Accounts, NODE, is_given, why_no_shared_api};
-pub(crate) use room::enter;
+pub(crate) use room::{Room, enter};
 pub use servers::{Server, Servers};

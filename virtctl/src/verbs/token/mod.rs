@@ -55,6 +55,9 @@ async fn create(connection: &Connection, args: &TokenCreateArgs) -> Result<(), E
         .create(&PostParams::default(), &secret)
         .await
         .map_err(|error| failed(connection, "Error creating the token", &error))?;
+    remove_expired(&secrets, Timestamp::now())
+        .await
+        .map_err(|error| failed(connection, "Error deleting expired tokens", &error))?;
     if info.is_loopback() {
         eprintln!(
             "note: {} is an address of this host alone; give --server one that the joining host reaches",
@@ -63,6 +66,22 @@ async fn create(connection: &Connection, args: &TokenCreateArgs) -> Result<(), E
     }
     println!("{}", join_command(&info.server, &token, &info.hashes));
     Ok(())
+}
+
+/// Deletes tokens for hosts that join whose time is over. A cluster has a controller for that, which is off by default, and `ovm-standalone` has none.
+async fn remove_expired(secrets: &Api<Secret>, now: Timestamp) -> Result<(), kube::Error> {
+    let found = secrets.list(&ListParams::default()).await?;
+    for secret in found.items.iter().filter(|secret| is_ours(secret) && has_expired(secret, now)) {
+        match secrets.delete(&secret.name_any(), &DeleteParams::default()).await {
+            Err(kube::Error::Api(status)) if status.code == 404 => {}
+            deleted => drop(deleted?),
+        }
+    }
+    Ok(())
+}
+
+fn has_expired(secret: &Secret, now: Timestamp) -> bool {
+    field(secret, "expiration").and_then(|end| end.parse::<Timestamp>().ok()).is_some_and(|end| end <= now)
 }
 
 async fn list(connection: &Connection) -> Result<(), Error> {
@@ -74,7 +93,10 @@ async fn list(connection: &Connection) -> Result<(), Error> {
     for secret in found.items.iter().filter(|secret| is_ours(secret)) {
         let name = secret.name_any();
         let id = BootstrapToken::id_of_secret(&name).unwrap_or_default();
-        let expires = field(secret, "expiration").unwrap_or_else(|| "never".to_owned());
+        let expires = match field(secret, "expiration") {
+            _ if has_expired(secret, Timestamp::now()) => "expired".to_owned(),
+            expires => expires.unwrap_or_else(|| "never".to_owned()),
+        };
         let replaces = secret.annotations().get(REPLACES_NODE_ANNOTATION).map_or("-", String::as_str);
         println!("{id:<8} {expires:<21} {replaces}");
     }
