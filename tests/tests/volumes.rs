@@ -23,6 +23,7 @@ tests::scenarios! {
     a_guest_boots_from_its_claim_and_what_it_writes_outlives_it,
     one_claim_and_one_file_have_one_guest_that_writes,
     readers_and_guests_of_a_shared_claim_run_side_by_side,
+    a_successor_gets_the_disk_of_a_vm_that_lost_its_finalizer,
 }
 
 /// Until a machine has this reason in a condition that is False; returns the message.
@@ -172,6 +173,24 @@ fn readers_and_guests_of_a_shared_claim_run_side_by_side(stack: &mut Stack) -> R
     stack.client.virtctl(&["stop", "layer-1"])?;
     stack.wait_until_gone(NAMESPACE, "layer-1")?;
     ensure!(!layer.exists(), "the layer is left");
+    Ok(())
+}
+
+/// Its object is gone before its guest, so that the successor finds the disk taken by a guest of its own name.
+fn a_successor_gets_the_disk_of_a_vm_that_lost_its_finalizer(stack: &mut Stack) -> Result<()> {
+    let disk = stack.make_volume("kept", &IDLE)?;
+    make_claimed(stack, "kept", disk.parent().context("a disk is in a directory")?, &["ReadWriteOnce"])?;
+    let mut spec = claim_spec(&claims("kept"), "virtio");
+    // It ignores the power button: its guest outlives its object.
+    spec["terminationGracePeriodSeconds"] = json!(5);
+    stack.client.create(&offline_machine_of(NAMESPACE, "kept", &spec, true))?;
+    let before = stack.wait_for_phase(NAMESPACE, "kept", "Running")?;
+    let qemu = stack.qemu(NAMESPACE, "kept")?;
+    stack.client.kubectl(&["delete", "vm", "kept", "-n", NAMESPACE, "--wait=false"])?;
+    stack.client.merge("vm", NAMESPACE, "kept", &json!({ "metadata": { "finalizers": null } }))?;
+    ensure!(stack.qemu(NAMESPACE, "kept")? == qemu, "the guest ended before its object");
+    stack.wait_for_successor(NAMESPACE, "kept", &before)?;
+    ensure!(stack.qemu(NAMESPACE, "kept")? != qemu, "the successor is the old guest");
     Ok(())
 }
 

@@ -37,14 +37,24 @@ pub(super) fn plan_start(guest: &Guest<'_>, vm: &VmFacts) -> NodePlan {
         Ok(abi) => abi,
         Err(plan) => return plan,
     };
-    if guest.observed.disks.ready_for.as_deref() != Some(&vm.uid) {
+    let is_ready = guest.observed.disks.ready_for.as_deref() == Some(&vm.uid);
+    // Disks are prepared while the reads of S4 are made; what an earlier VM of this name has is given back first (K2), which takes those reads.
+    if !is_ready && !shows_predecessor(guest, vm) {
         return prepare(guest, vm);
     }
     match start_allowed(guest, vm).and_then(|fresh| process_clear(guest).map(|()| fresh)) {
-        Ok(fresh) => stop::clean_predecessors(guest, &vm.uid)
-            .unwrap_or_else(|| NodePlan::act("Starting", start_steps(guest, fresh, &abi))),
+        Ok(fresh) => stop::clean_predecessors(guest, &vm.uid).unwrap_or_else(|| {
+            if is_ready { NodePlan::act("Starting", start_steps(guest, fresh, &abi)) } else { prepare(guest, vm) }
+        }),
         Err(obstacle) => explain(guest, vm, obstacle),
     }
+}
+
+/// Whether an earlier VM of this name may have something here: journal, files, or the disks that this agent process prepared last.
+fn shows_predecessor(guest: &Guest<'_>, vm: &VmFacts) -> bool {
+    let disks = &guest.observed.disks;
+    let journalled = guest.observed.journal.iter().map(|entry| &entry.vm_uid);
+    journalled.chain(&disks.present).chain(&disks.ready_for).any(|uid| *uid != vm.uid)
 }
 
 /// Has the disks made, and the images fetched that they need.

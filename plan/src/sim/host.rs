@@ -103,6 +103,11 @@ impl Host {
         Self { powered: true, libvirt_up: true, api_reachable: true, ..Self::default() }
     }
 
+    /// Whether another VM of that name has files here.
+    pub(super) fn has_files_of_another(&self, key: &ObjectKey, uid: &str) -> bool {
+        self.disks.iter().any(|(other, owner)| owner == key && other != uid)
+    }
+
     /// libvirt starts the domain of that name, whichever it is by now. False if there is none, or it runs.
     pub(super) fn start(&mut self, key: &ObjectKey, obeys_acpi: bool) -> bool {
         let Some(domain) = self.domains.get_mut(key).filter(|domain| domain.process.is_none()) else { return false };

@@ -85,6 +85,8 @@ struct Lies {
     unsettled_runs_look_off: bool,
     /// S5: the journal shows no starts.
     journal_without_starts: bool,
+    /// K2: journal and files show nothing of a VM before its successor's disks are prepared.
+    predecessors_hidden: bool,
     /// E5, D3: OVMs show controllers no placement.
     controllers_see_no_placement: bool,
     /// E4: OVMs show agents no placement.

@@ -201,6 +201,10 @@ proptest! {
                     let wanted = fresh.map(|vm| &**vm).or(desired.cached.as_ref()).expect("a VM to fetch for");
                     prop_assert!(&wanted.uid == uid && !wanted.deleting && wanted.is_bound_to(NODE), "fetched in vain");
                 }
+                Step::PrepareDisks { uid } => {
+                    let others = observed.journal.iter().map(|entry| &entry.vm_uid).chain(&observed.disks.present);
+                    prop_assert!(others.into_iter().all(|other| other == uid), "K2: while an earlier VM has some");
+                }
                 Step::Start { uid } => {
                     let fresh = fresh.expect("S4: read uncached");
                     prop_assert!(&fresh.uid == uid && fresh.phase() == Phase::Scheduled && fresh.is_bound_to(NODE));

@@ -262,3 +262,32 @@ fn disks_of_an_earlier_vm_go_before_its_successor_starts() {
     world.observed.disks.present = vec![OTHER_UID.to_owned()];
     assert_eq!(world.plan().steps, [Step::CleanDisks { uid: OTHER_UID.to_owned() }]);
 }
+
+/// What the earlier VM has may be the very disk that its successor wants.
+#[test]
+fn k2_disks_of_an_earlier_vm_go_before_those_of_its_successor_are_prepared() {
+    type Change = fn(&mut World);
+    let signs: [Change; 2] = [
+        |world| world.observed.journal = vec![JournalFacts { vm_uid: OTHER_UID.to_owned(), ..started() }],
+        |world| world.observed.disks.ready_for = Some(OTHER_UID.to_owned()),
+    ];
+    for sign in signs {
+        let mut world = World::scheduled();
+        sign(&mut world);
+        let plan = world.plan();
+        assert_eq!((names(&plan), plan.look), (vec![], Some(Look::Start)), "S4 and S5 first: {world:?}");
+        let mut world = world.looked_to_start();
+        world.observed.disks.present = vec![OTHER_UID.to_owned()];
+        assert_eq!(world.plan().steps, [Step::CleanDisks { uid: OTHER_UID.to_owned() }]);
+        let mut lives = world.clone();
+        lives.observed.proc = ProcLook::Hit { pid: 9 };
+        assert_eq!(names(&lives.plan()), ["WriteStatus"], "E1: not while its process lives");
+        world.observed.disks.present.clear();
+        world.observed.disks.ready_for = None;
+        if !world.observed.journal.is_empty() {
+            assert_eq!(world.plan().steps, [Step::ForgetJournal { uid: OTHER_UID.to_owned() }]);
+            world.observed.journal.clear();
+        }
+        assert_eq!(names(&world.plan()), ["PrepareDisks"]);
+    }
+}

@@ -40,6 +40,10 @@ pub(super) fn execute(world: &mut World, node: &str, key: &ObjectKey, step: &Ste
         | Step::DropFinalizer { .. }
         | Step::ReleasePlacement { .. }
         | Step::SetNodeLabel { .. } => call_api(world, node, key, step, fate.call),
+        // K1: every VM of a name wants one and the same disk, besides its own files.
+        Step::PrepareDisks { uid } if world.hosts.get(node).is_some_and(|host| host.has_files_of_another(key, uid)) => {
+            Outcome::Failed
+        }
         Step::PrepareDisks { uid } => on_disk(world, node, key, |host, memory| {
             let has_images =
                 host.disks.contains_key(uid) || memory.fetch.as_ref().is_some_and(|fetch| fetch.vm_uid == *uid);

@@ -119,10 +119,14 @@ pub(super) fn observe(
     turn_to(agent.memory(key), uid);
     let guard = domain.and_then(|domain| agent.guards.get(&(key.clone(), domain.definition.vm_uid.clone())));
     let guard = if lies.orphans_look_clear { OrphanGuard::Clear } else { guard.cloned().unwrap_or_default() };
+    let is_hidden = |uid: &str| {
+        let is_ready = |vm: &VmFacts| agent.memory.get(key).is_some_and(|memory| memory.ready_for.as_ref() == Some(&vm.uid));
+        lies.predecessors_hidden && vm.is_some_and(|vm| vm.uid != uid && !is_ready(vm))
+    };
     let journal = host
         .journal
         .iter()
-        .filter(|(_, entry)| entry.key == *key)
+        .filter(|(uid, entry)| entry.key == *key && !is_hidden(uid))
         .map(|(uid, entry)| JournalFacts {
             vm_uid: uid.clone(),
             start: entry.start.filter(|_| !lies.journal_without_starts).map(|start| StartRecord {
@@ -133,7 +137,8 @@ pub(super) fn observe(
             end: entry.end.clone(),
         })
         .collect();
-    let present = host.disks.iter().filter(|(_, owner)| *owner == key).map(|(uid, _)| uid.clone()).collect();
+    let is_own = |(uid, owner): &(&String, &ObjectKey)| *owner == key && !is_hidden(uid);
+    let present = host.disks.iter().filter(is_own).map(|(uid, _)| uid.clone()).collect();
     let memory = agent.memory(key);
     Some(ObservedGuest {
         node_name: node.to_owned(),

@@ -1,4 +1,4 @@
-//! Rows about starts (S1, S4, S5, S6).
+//! Rows about starts (S1, S4, S5, S6, K2).
 
 use super::super::Lies;
 use super::super::agent::{AgentFate, StartFate};
@@ -155,4 +155,22 @@ fn finalizer_stripped_from_a_vm_not_deleted_and_not_started() {
     holds(stripped_before_its_start);
     let lies = Lies { finalizers_look_present: true, ..Lies::default() };
     breaks(lies, stripped_before_its_start, "shall run, and is Scheduled");
+}
+
+/// VM stripped and deleted while it runs, successor on the same node; both want one disk.
+fn successor_wants_the_disk(stage: &mut Stage) {
+    stage.guest_on("n1", "a");
+    stage.cordon("n2", true);
+    stage.strip_vm("a");
+    stage.delete_vm("a");
+    stage.lie();
+    stage.act(&[0, 1], &["n1", "n2"]);
+    stage.peace();
+}
+
+#[test]
+fn vm_stripped_and_its_successor_wants_the_disk_that_it_had() {
+    holds(successor_wants_the_disk);
+    let lies = Lies { predecessors_hidden: true, ..Lies::default() };
+    breaks(lies, successor_wants_the_disk, "shall run, and is Scheduled");
 }
