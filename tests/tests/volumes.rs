@@ -6,9 +6,9 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
-use tests::boot_sector::{IDLE, WRITES};
+use tests::boot_sector::{IDLE, POWER_OFF, WRITES};
 use tests::libvirtd::{Signal, why_unsupported};
-use tests::machines::{claim, claim_spec, offline_machine_of, volume};
+use tests::machines::{bare_machine, claim, claim_spec, offline_machine_of, volume};
 use tests::programs::say_skipped;
 use tests::small_disk::SmallDisk;
 use tests::stack::{DEADLINE, NAMESPACE, Stack, uid};
@@ -24,6 +24,7 @@ tests::scenarios! {
     one_claim_and_one_file_have_one_guest_that_writes,
     readers_and_guests_of_a_shared_claim_run_side_by_side,
     a_successor_gets_the_disk_of_a_vm_that_lost_its_finalizer,
+    a_machine_that_ended_leaves_its_claim_to_others_while_its_object_stays,
 }
 
 /// Until a machine has this reason in a condition that is False; returns the message.
@@ -191,6 +192,19 @@ fn a_successor_gets_the_disk_of_a_vm_that_lost_its_finalizer(stack: &mut Stack) 
     ensure!(stack.qemu(NAMESPACE, "kept")? == qemu, "the guest ended before its object");
     stack.wait_for_successor(NAMESPACE, "kept", &before)?;
     ensure!(stack.qemu(NAMESPACE, "kept")? != qemu, "the successor is the old guest");
+    Ok(())
+}
+
+fn a_machine_that_ended_leaves_its_claim_to_others_while_its_object_stays(stack: &mut Stack) -> Result<()> {
+    let disk = stack.make_volume("passed-on", &POWER_OFF)?;
+    make_claimed(stack, "passed-on", disk.parent().context("a disk is in a directory")?, &["ReadWriteOnce"])?;
+    for name in ["former", "latter"] {
+        let mut machine = bare_machine(NAMESPACE, name, "unused");
+        machine["spec"] = claim_spec(&claims("passed-on"), "virtio");
+        stack.client.create(&machine)?;
+        stack.wait_for_phase(NAMESPACE, name, "Succeeded")?;
+    }
+    ensure!(stack.machine(NAMESPACE, "former")?.is_some(), "the first one's object is gone");
     Ok(())
 }
 

@@ -151,6 +151,15 @@ impl DiskStore {
         .await
     }
 
+    /// Gives back the disks of PersistentVolumes that the VM with this UID has; its own files stay. Only for a VM that has ended, and whose domain is undefined. Repeatable.
+    ///
+    /// # Errors
+    /// If what is taken cannot be read or written.
+    pub async fn give_volumes_back(&self, uid: Uuid) -> Result<(), CleanError> {
+        let inner = self.inner.clone();
+        blocking(move || Ok(inner.holders.release(uid)?)).await
+    }
+
     /// UIDs of the VMs that have disks, images or disks of PersistentVolumes here, sorted: what a search for garbage starts from.
     ///
     /// # Errors

@@ -69,6 +69,9 @@ pub trait GuestDisks: Send + Sync + 'static {
     /// Removes a VM's disks. Repeatable.
     fn clean(&self, uid: Uuid) -> BoxFuture<'_, Result<(), DiskTrouble>>;
 
+    /// Gives back the disks of PersistentVolumes that a VM has; its own files stay. Repeatable.
+    fn give_volumes_back(&self, uid: Uuid) -> BoxFuture<'_, Result<(), DiskTrouble>>;
+
     /// The VMs that have disks here.
     fn list(&self) -> BoxFuture<'_, Result<Vec<Uuid>, DiskTrouble>>;
 
@@ -164,6 +167,14 @@ impl GuestDisks for NodeDisks {
         async move {
             let cleaned = self.store.clean(uid).await;
             cleaned.map_err(|error| DiskTrouble { reason: "CleanupFailed", message: chain(&error) })
+        }
+        .boxed()
+    }
+
+    fn give_volumes_back(&self, uid: Uuid) -> BoxFuture<'_, Result<(), DiskTrouble>> {
+        async move {
+            let given = self.store.give_volumes_back(uid).await;
+            given.map_err(|error| DiskTrouble { reason: "CleanupFailed", message: chain(&error) })
         }
         .boxed()
     }

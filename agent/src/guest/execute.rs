@@ -142,6 +142,7 @@ impl GuestWorker {
             Step::Undefine { uid } => self.end_domain(seen, uid, DomainChange::Undefine).await,
             Step::KillProcess { pid } => self.kill_process(seen, *pid).await,
             Step::CleanDisks { uid } => self.clean_disks(uid).await,
+            Step::GiveVolumesBack { uid } => self.give_volumes_back(uid).await,
             Step::DropFinalizer { uid, resource_version } => {
                 let vm = vm_at(seen, uid, Some(resource_version))?;
                 Ok(self.looker.context.guests.drop_finalizer(&vm).await?)
@@ -344,6 +345,13 @@ impl GuestWorker {
         Ok(())
     }
 
+    async fn give_volumes_back(&mut self, uid: &str) -> Result<(), StepError> {
+        let given = self.looker.context.disks.give_volumes_back(parse_uid(uid)?).await;
+        given.map_err(|trouble| StepError::Failed { reason: trouble.reason.to_owned(), message: trouble.message })?;
+        self.memory.given_back = Some(uid.to_owned());
+        Ok(())
+    }
+
     fn record(&self, event: &GuestEvent) {
         let about = k8s_openapi::api::core::v1::ObjectReference {
             api_version: Some(api::names::API_VERSION.to_owned()),
@@ -442,6 +450,7 @@ fn kind_of(step: &Step) -> &'static str {
         Step::KillProcess { .. } => "KillProcess",
         Step::Undefine { .. } => "Undefine",
         Step::CleanDisks { .. } => "CleanDisks",
+        Step::GiveVolumesBack { .. } => "GiveVolumesBack",
         Step::DropFinalizer { .. } => "DropFinalizer",
         Step::ForgetJournal { .. } => "ForgetJournal",
         Step::ReleasePlacement { .. } => "ReleasePlacement",

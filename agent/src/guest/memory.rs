@@ -72,6 +72,8 @@ pub(super) struct Memory {
     pub(super) description: Option<Description>,
     pub(super) disks: Option<ReadyDisks>,
     pub(super) images: Option<Images>,
+    /// VM UID whose volumes were given back after its end.
+    pub(super) given_back: Option<String>,
     /// The answer to the last write or read of the VM: the watch may be behind it.
     pub(super) latest: Option<Arc<VirtualMachine>>,
     pub(super) last_state: &'static str,
@@ -90,6 +92,7 @@ impl Memory {
             description: None,
             disks: None,
             images: None,
+            given_back: None,
             latest: None,
             last_state: "",
         }

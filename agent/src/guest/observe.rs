@@ -87,6 +87,7 @@ impl GuestWorker {
             disks: DisksState {
                 ready_for: self.memory.disks.as_ref().map(|disks| disks.vm_uid.clone()),
                 present: self.files_of_guest(&reads.files, vm.as_deref(), domain.as_ref()),
+                given_back: self.memory.given_back.clone(),
                 images: self.memory.disks.as_ref().map(|disks| disks.volumes.images.clone()).unwrap_or_default(),
                 fetch,
             },

@@ -195,6 +195,8 @@ pub struct DisksState {
     pub ready_for: Option<String>,
     /// VM UIDs of this guest that have files on the node, as far as the agent knows them; read at each look of a plan.
     pub present: Vec<String>,
+    /// VM UID whose disks of PersistentVolumes this agent process gave back after its end.
+    pub given_back: Option<String>,
     /// What the prepared disks stand on.
     pub images: Vec<ImageStatus>,
     /// Where the images are that the disks need, as far as this agent process asked.

@@ -131,6 +131,11 @@ pub enum Step {
         /// The VM.
         uid: String,
     },
+    /// Give back the disks of PersistentVolumes that this VM has; its own files stay. Repeatable. Destructive: others may write to them from then on.
+    GiveVolumesBack {
+        /// The VM.
+        uid: String,
+    },
     /// Take our finalizer off the VM. Destructive.
     DropFinalizer {
         /// The VM.
@@ -168,6 +173,7 @@ impl Step {
             | Self::KillProcess { .. }
             | Self::Undefine { .. }
             | Self::CleanDisks { .. }
+            | Self::GiveVolumesBack { .. }
             | Self::DropFinalizer { .. }
             | Self::ReleasePlacement { .. } => true,
             Self::PrepareDisks { .. }

@@ -133,8 +133,14 @@ pub(super) fn plan_undefine(guest: &Guest<'_>, vm: &VmFacts) -> NodePlan {
     with_process_gone(guest, "Undefining", || NodePlan::act("Undefining", vec![Step::Undefine { uid: vm.uid.clone() }]))
 }
 
-/// A VM that ended and is not being deleted: its files stay until the object goes.
+/// A VM that ended and is not being deleted: its files stay until the object goes. Its volumes are others' from now on (K2).
 pub(super) fn plan_ended(guest: &Guest<'_>, vm: &VmFacts) -> NodePlan {
+    let has_volumes = !vm.status.volumes.is_empty() && guest.observed.disks.given_back.as_deref() != Some(&vm.uid);
+    if has_volumes && guest.observed.slot == DomainSlot::Free {
+        return with_process_gone(guest, "Ended", || {
+            NodePlan::act("GivingVolumesBack", vec![Step::GiveVolumesBack { uid: vm.uid.clone() }])
+        });
+    }
     match process(guest) {
         Process::Lives(pid) => NodePlan::act("KillingLostGuest", vec![Step::KillProcess { pid }]),
         Process::Unread | Process::Unreadable(_) | Process::Gone => NodePlan::wait("Ended", vm.phase().as_str()),

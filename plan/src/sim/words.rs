@@ -32,6 +32,7 @@ impl fmt::Display for NodeStep<'_> {
             Step::KillProcess { pid } => write!(f, "kill process {pid}"),
             Step::Undefine { uid } => write!(f, "undefine {uid}"),
             Step::CleanDisks { uid } => write!(f, "clean disks of {uid}"),
+            Step::GiveVolumesBack { uid } => write!(f, "give back volumes of {uid}"),
             Step::DropFinalizer { uid, resource_version } => write!(f, "drop finalizer of {uid} @{resource_version}"),
             Step::ForgetJournal { uid } => write!(f, "forget journal of {uid}"),
             Step::ReleasePlacement { ovm_uid, resource_version } => {

@@ -393,11 +393,13 @@ impl NodeObjects for FakeApi {
 pub(super) struct FakeDisks {
     fuse: Arc<Fuse>,
     pub(super) present: Mutex<BTreeSet<Uuid>>,
+    /// VMs whose volumes were given back.
+    pub(super) given_back: Mutex<Vec<Uuid>>,
 }
 
 impl FakeDisks {
     pub(super) fn new(fuse: Arc<Fuse>) -> Self {
-        Self { fuse, present: Mutex::default() }
+        Self { fuse, present: Mutex::default(), given_back: Mutex::default() }
     }
 }
 
@@ -428,6 +430,15 @@ impl GuestDisks for FakeDisks {
         async move {
             self.fuse.burn().await;
             lock(&self.present).remove(&uid);
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn give_volumes_back(&self, uid: Uuid) -> BoxFuture<'_, Result<(), DiskTrouble>> {
+        async move {
+            self.fuse.burn().await;
+            lock(&self.given_back).push(uid);
             Ok(())
         }
         .boxed()

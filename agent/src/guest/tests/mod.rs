@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use api::v1alpha1::{Phase, VirtualMachine};
+use api::v1alpha1::{Phase, VirtualMachine, VolumeStatus};
 use events::Recorder;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -273,6 +273,21 @@ async fn i3_an_end_is_journalled_while_the_api_is_away_and_nothing_is_undefined(
     world.settle(&mut world.worker()).await;
     assert_eq!(world.phase(), Some(Phase::Succeeded));
     assert!(world.hypervisor.domain(DOMAIN).is_none());
+}
+
+#[tokio::test]
+async fn k2_an_ended_vm_gives_its_volumes_back_once_and_keeps_its_files() {
+    let world = World::new();
+    world.api.edit(|vm| vm.status.get_or_insert_default().volumes = vec![VolumeStatus::default()]);
+    let mut worker = world.worker();
+    world.settle(&mut worker).await;
+    assert!(lock(&world.disks.given_back).is_empty(), "it runs");
+    world.hypervisor.set_state(DOMAIN, DomainState::ShutOff(ShutOffReason::Shutdown));
+    world.settle(&mut worker).await;
+    world.settle(&mut worker).await;
+    assert_eq!(world.phase(), Some(Phase::Succeeded));
+    assert_eq!(*lock(&world.disks.given_back), [Uuid::parse_str(UID).unwrap()]);
+    assert_eq!(lock(&world.disks.present).len(), 1);
 }
 
 #[tokio::test]

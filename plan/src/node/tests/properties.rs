@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use api::v1alpha1::{AbiStatus, Phase, Placement};
+use api::v1alpha1::{AbiStatus, Phase, Placement, VolumeStatus};
 use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -31,9 +31,11 @@ fn any_phase() -> impl Strategy<Value = Phase> {
 
 fn any_vm() -> impl Strategy<Value = VmFacts> {
     let node = select(vec![None, Some(NODE), Some("node2")]);
-    (select(&UIDS[..]), any_phase(), node, any::<bool>(), any::<bool>(), 0u64..40).prop_map(
-        |(uid, phase, node, deleting, has_finalizer, grace)| {
+    let volumes = proptest::collection::vec(Just(VolumeStatus::default()), 0..2);
+    (select(&UIDS[..]), any_phase(), node, any::<bool>(), any::<bool>(), 0u64..40, volumes).prop_map(
+        |(uid, phase, node, deleting, has_finalizer, grace, volumes)| {
             let mut vm = vm(phase);
+            vm.status.volumes = volumes;
             uid.clone_into(&mut vm.uid);
             vm.status.node_name = node.map(str::to_owned);
             (vm.deleting, vm.has_finalizer, vm.grace) = (deleting, has_finalizer, Duration::from_secs(grace));
@@ -165,7 +167,7 @@ fn any_observed() -> impl Strategy<Value = ObservedGuest> {
                     slot,
                     proc,
                     journal,
-                    disks: DisksState { ready_for, present, images: Vec::new(), fetch },
+                    disks: DisksState { ready_for, present, fetch, ..DisksState::default() },
                     wanted_abi,
                     trouble,
                     last_signal: signal.map(at),
@@ -224,6 +226,11 @@ proptest! {
                     DomainSlot::Ours(domain) => domain.vm_uid == *uid,
                     DomainSlot::Foreign(_) | DomainSlot::Unknown => false,
                 }, "never over a domain of another VM"),
+                Step::GiveVolumesBack { uid } => {
+                    let vm = fresh.map(|vm| &**vm).or(desired.cached.as_ref()).expect("a VM that ended");
+                    prop_assert!(vm.uid == *uid && vm.phase().is_final() && observed.slot == DomainSlot::Free, "K2");
+                    prop_assert!(matches!(observed.proc, ProcLook::Clear | ProcLook::OtherGuest { .. }), "E1");
+                }
                 Step::Undefine { .. } | Step::CleanDisks { .. } | Step::DropFinalizer { .. } | Step::ReleasePlacement { .. } => {
                     prop_assert!(matches!(observed.proc, ProcLook::Clear | ProcLook::OtherGuest { .. }), "E1");
                 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use api::v1alpha1::Phase;
+use api::v1alpha1::{Phase, VolumeStatus};
 
 use super::fixture::{OTHER_UID, UID, World, at, events, final_state, names, reason, started, written};
 use crate::node::{
@@ -93,6 +93,25 @@ fn an_ended_vm_keeps_its_disks_until_its_object_is_deleted() {
     assert_eq!(names(&world.plan()), ["Undefine"]);
     world.observed.slot = DomainSlot::Free;
     assert_eq!(names(&world.plan()), [""; 0]);
+}
+
+#[test]
+fn k2_an_ended_vm_gives_its_volumes_back_once_neither_domain_nor_process_is_left() {
+    let mut world = World::with_domain(Phase::Succeeded, OFF);
+    world.vm().status.volumes = vec![VolumeStatus::default()];
+    assert_eq!(names(&world.clone().looked().plan()), ["Undefine"]);
+    let mut theirs = world.clone().looked();
+    theirs.observed.slot = DomainSlot::Foreign("whoever's".to_owned());
+    assert_eq!(names(&theirs.plan()), [""; 0]);
+    world.observed.slot = DomainSlot::Free;
+    assert_eq!((names(&world.plan()), world.plan().look), (vec![], Some(Look::End)), "E1: /proc again");
+    let mut world = world.looked();
+    let mut lives = world.clone();
+    lives.observed.proc = ProcLook::Hit { pid: 41 };
+    assert_eq!(names(&lives.plan()), ["KillProcess"]);
+    assert_eq!(world.plan().steps, [Step::GiveVolumesBack { uid: UID.to_owned() }], "its files stay");
+    world.observed.disks.given_back = Some(UID.to_owned());
+    assert_eq!((names(&world.plan()), world.plan().look), (vec![], None), "once");
 }
 
 #[test]

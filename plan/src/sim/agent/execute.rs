@@ -79,6 +79,8 @@ pub(super) fn execute(world: &mut World, node: &str, key: &ObjectKey, step: &Ste
             on_disk(world, node, key, |host, _| journal(host, uid, key).end = Some(end.clone()))
         }
         Step::ForgetJournal { uid } => on_disk(world, node, key, |host, _| drop(host.journal.remove(uid))),
+        // No VM of the simulation names a claim.
+        Step::GiveVolumesBack { .. } => Outcome::Changed,
         Step::Record(_) => Outcome::Done,
         Step::Start { uid } => start(world, node, key, uid, fate),
         Step::Define { .. }
@@ -152,6 +154,7 @@ fn write(api: &mut Api, node: &str, key: &ObjectKey, step: &Step) -> Result<Opti
         | Step::FetchImages { .. }
         | Step::CancelFetch
         | Step::CleanDisks { .. }
+        | Step::GiveVolumesBack { .. }
         | Step::JournalStart { .. }
         | Step::JournalEnd { .. }
         | Step::ForgetJournal { .. }
@@ -300,6 +303,7 @@ fn call_libvirt(world: &mut World, node: &str, key: &ObjectKey, step: &Step, fat
         | Step::FetchImages { .. }
         | Step::CancelFetch
         | Step::CleanDisks { .. }
+        | Step::GiveVolumesBack { .. }
         | Step::JournalStart { .. }
         | Step::JournalEnd { .. }
         | Step::ForgetJournal { .. }
