@@ -23,7 +23,8 @@ pub(super) struct Reads {
     pub(super) begun: Option<Instant>,
     pub(super) ovm: OvmView,
     pub(super) proc: ProcLook,
-    pub(super) files: Vec<Uuid>,
+    /// VMs with files here; none if no look was made.
+    pub(super) files: Option<Result<Vec<Uuid>, String>>,
 }
 
 /// Who looks: apart from the worker, so that it can look while the worker executes.
@@ -88,12 +89,12 @@ impl Looker {
         }
     }
 
-    async fn list_files(&self) -> Vec<Uuid> {
+    async fn list_files(&self) -> Option<Result<Vec<Uuid>, String>> {
         let listed = self.context.disks.list().await;
-        listed.unwrap_or_else(|trouble| {
+        Some(listed.map_err(|trouble| {
             warn!(error = trouble.message, "cannot list the disks");
-            Vec::new()
-        })
+            trouble.message
+        }))
     }
 }
 

@@ -86,7 +86,10 @@ impl GuestWorker {
             journal: self.looker.context.journal.of_guest(&self.looker.key),
             disks: DisksState {
                 ready_for: self.memory.disks.as_ref().map(|disks| disks.vm_uid.clone()),
-                present: self.files_of_guest(&reads.files, vm.as_deref(), domain.as_ref()),
+                present: match reads.files {
+                    None => Ok(Vec::new()),
+                    Some(files) => files.map(|files| self.files_of_guest(&files, vm.as_deref(), domain.as_ref())),
+                },
                 given_back: self.memory.given_back.clone(),
                 images: self.memory.disks.as_ref().map(|disks| disks.volumes.images.clone()).unwrap_or_default(),
                 fetch,

@@ -189,18 +189,26 @@ pub struct StartRecord {
 }
 
 /// Files of the guest.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DisksState {
     /// VM UID whose disks this agent process prepared in full.
     pub ready_for: Option<String>,
-    /// VM UIDs of this guest that have files on the node, as far as the agent knows them; read at each look of a plan.
-    pub present: Vec<String>,
+    /// VM UIDs of this guest that have files on the node, as far as the agent knows them; read at each look of a plan. Err: they could not be read,
+    /// and there may be some; the text says why.
+    pub present: Result<Vec<String>, String>,
     /// VM UID whose disks of PersistentVolumes this agent process gave back after its end.
     pub given_back: Option<String>,
     /// What the prepared disks stand on.
     pub images: Vec<ImageStatus>,
     /// Where the images are that the disks need, as far as this agent process asked.
     pub fetch: Option<ImageFetch>,
+}
+
+impl Default for DisksState {
+    /// Nothing was prepared, and no look was made.
+    fn default() -> Self {
+        Self { ready_for: None, present: Ok(Vec::new()), given_back: None, images: Vec::new(), fetch: None }
+    }
 }
 
 /// The images of one VM, on their way to the node.

@@ -54,7 +54,7 @@ pub(super) fn plan_start(guest: &Guest<'_>, vm: &VmFacts) -> NodePlan {
 fn shows_predecessor(guest: &Guest<'_>, vm: &VmFacts) -> bool {
     let disks = &guest.observed.disks;
     let journalled = guest.observed.journal.iter().map(|entry| &entry.vm_uid);
-    journalled.chain(&disks.present).chain(&disks.ready_for).any(|uid| *uid != vm.uid)
+    journalled.chain(disks.present.iter().flatten()).chain(&disks.ready_for).any(|uid| *uid != vm.uid)
 }
 
 /// Has the disks made, and the images fetched that they need.

@@ -28,6 +28,8 @@ const RECORD_RETRY: Duration = Duration::from_secs(1);
 
 /// What is left of a VM that is to be let go, once its domain is gone.
 enum Teardown {
+    /// Perhaps files of the guest: they could not be read. The text says why.
+    Unreadable(String),
     /// Files of the guest.
     Files,
     /// Our finalizer on the object.
@@ -150,6 +152,7 @@ pub(super) fn plan_ended(guest: &Guest<'_>, vm: &VmFacts) -> NodePlan {
 /// A VM that is being deleted and has no domain: clean up, then let it go.
 pub(super) fn plan_let_go(guest: &Guest<'_>, vm: &VmFacts) -> NodePlan {
     with_process_gone(guest, "LettingGo", || match teardown(guest, vm) {
+        Teardown::Unreadable(why) => unreadable(&why),
         Teardown::Files => NodePlan::act("Cleaning", vec![Step::CleanDisks { uid: vm.uid.clone() }]),
         Teardown::Finalizer => drop_finalizer(guest, vm),
         Teardown::Done => NodePlan::wait("LetGo", "somebody else's finalizer holds the object"),
@@ -158,11 +161,17 @@ pub(super) fn plan_let_go(guest: &Guest<'_>, vm: &VmFacts) -> NodePlan {
 
 /// What is left to do for a VM without domain and process.
 fn teardown(guest: &Guest<'_>, vm: &VmFacts) -> Teardown {
-    match (guest.observed.disks.present.contains(&vm.uid), vm.has_finalizer) {
-        (true, _) => Teardown::Files,
-        (false, true) => Teardown::Finalizer,
-        (false, false) => Teardown::Done,
+    match (&guest.observed.disks.present, vm.has_finalizer) {
+        (Err(why), _) => Teardown::Unreadable(why.clone()),
+        (Ok(present), _) if present.contains(&vm.uid) => Teardown::Files,
+        (Ok(_), true) => Teardown::Finalizer,
+        (Ok(_), false) => Teardown::Done,
     }
+}
+
+/// What cannot be seen is not taken for gone: once nothing names its VM any more, what it has here stays taken.
+fn unreadable(why: &str) -> NodePlan {
+    NodePlan::retry("DisksUnreadable", why, RETRY)
 }
 
 /// The one place where the agent lets a VM go, and only once its ABI is recorded (R3).
@@ -236,7 +245,11 @@ pub(super) fn plan_leftovers(guest: &Guest<'_>) -> NodePlan {
 
 /// Files and journal entries of earlier VMs of this name; only once `alive` is known to be the VM of that name now.
 pub(super) fn clean_predecessors(guest: &Guest<'_>, alive: &str) -> Option<NodePlan> {
-    if let Some(uid) = guest.observed.disks.present.iter().find(|uid| *uid != alive) {
+    let present = match &guest.observed.disks.present {
+        Ok(present) => present,
+        Err(why) => return Some(unreadable(why)),
+    };
+    if let Some(uid) = present.iter().find(|uid| *uid != alive) {
         return Some(NodePlan::act("Cleaning", vec![Step::CleanDisks { uid: uid.clone() }]));
     }
     let dead = guest.observed.journal.iter().find(|entry| entry.vm_uid != alive)?;

@@ -393,13 +393,15 @@ impl NodeObjects for FakeApi {
 pub(super) struct FakeDisks {
     fuse: Arc<Fuse>,
     pub(super) present: Mutex<BTreeSet<Uuid>>,
+    /// Nothing can be listed.
+    pub(super) unreadable: Mutex<bool>,
     /// VMs whose volumes were given back.
     pub(super) given_back: Mutex<Vec<Uuid>>,
 }
 
 impl FakeDisks {
     pub(super) fn new(fuse: Arc<Fuse>) -> Self {
-        Self { fuse, present: Mutex::default(), given_back: Mutex::default() }
+        Self { fuse, present: Mutex::default(), unreadable: Mutex::default(), given_back: Mutex::default() }
     }
 }
 
@@ -445,7 +447,13 @@ impl GuestDisks for FakeDisks {
     }
 
     fn list(&self) -> BoxFuture<'_, Result<Vec<Uuid>, DiskTrouble>> {
-        async move { Ok(lock(&self.present).iter().copied().collect()) }.boxed()
+        async move {
+            if *lock(&self.unreadable) {
+                return Err(DiskTrouble { reason: "DisksUnreadable", message: "too many open files".to_owned() });
+            }
+            Ok(lock(&self.present).iter().copied().collect())
+        }
+        .boxed()
     }
 
     fn allowed_paths(&self, emulator: &Path) -> AllowedPaths {

@@ -291,6 +291,21 @@ async fn k2_an_ended_vm_gives_its_volumes_back_once_and_keeps_its_files() {
 }
 
 #[tokio::test]
+async fn a_vm_is_not_let_go_while_its_disks_cannot_be_listed() {
+    let world = World::new();
+    let mut worker = world.worker();
+    world.settle(&mut worker).await;
+    world.delete();
+    *lock(&world.disks.unreadable) = true;
+    assert!(world.settle(&mut worker).await.is_some(), "it is tried again");
+    assert!(world.hypervisor.domain(DOMAIN).is_none() && world.api.vm().is_some());
+    assert_eq!((lock(&world.disks.present).len(), worker.looker.context.journal.vm_uids().len()), (1, 1));
+    *lock(&world.disks.unreadable) = false;
+    world.settle(&mut worker).await;
+    assert!(world.api.vm().is_none() && lock(&world.disks.present).is_empty());
+}
+
+#[tokio::test]
 async fn no_api_no_start() {
     let world = World::new();
     let mut worker = world.worker();

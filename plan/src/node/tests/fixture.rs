@@ -92,7 +92,7 @@ impl World {
         world.observed.slot = DomainSlot::Ours(Box::new(domain(state)));
         world.observed.journal = vec![started()];
         world.observed.disks =
-            DisksState { ready_for: Some(UID.to_owned()), present: vec![UID.to_owned()], ..DisksState::default() };
+            DisksState { ready_for: Some(UID.to_owned()), present: Ok(vec![UID.to_owned()]), ..DisksState::default() };
         world
     }
 

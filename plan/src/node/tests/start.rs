@@ -259,7 +259,7 @@ fn a_guest_started_by_others_is_stopped_unless_s4_holds() {
 #[test]
 fn disks_of_an_earlier_vm_go_before_its_successor_starts() {
     let mut world = ready();
-    world.observed.disks.present = vec![OTHER_UID.to_owned()];
+    world.observed.disks.present = Ok(vec![OTHER_UID.to_owned()]);
     assert_eq!(world.plan().steps, [Step::CleanDisks { uid: OTHER_UID.to_owned() }]);
 }
 
@@ -277,12 +277,12 @@ fn k2_disks_of_an_earlier_vm_go_before_those_of_its_successor_are_prepared() {
         let plan = world.plan();
         assert_eq!((names(&plan), plan.look), (vec![], Some(Look::Start)), "S4 and S5 first: {world:?}");
         let mut world = world.looked_to_start();
-        world.observed.disks.present = vec![OTHER_UID.to_owned()];
+        world.observed.disks.present = Ok(vec![OTHER_UID.to_owned()]);
         assert_eq!(world.plan().steps, [Step::CleanDisks { uid: OTHER_UID.to_owned() }]);
         let mut lives = world.clone();
         lives.observed.proc = ProcLook::Hit { pid: 9 };
         assert_eq!(names(&lives.plan()), ["WriteStatus"], "E1: not while its process lives");
-        world.observed.disks.present.clear();
+        world.observed.disks.present = Ok(Vec::new());
         world.observed.disks.ready_for = None;
         if !world.observed.journal.is_empty() {
             assert_eq!(world.plan().steps, [Step::ForgetJournal { uid: OTHER_UID.to_owned() }]);

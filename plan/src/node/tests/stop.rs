@@ -78,7 +78,7 @@ fn an_end_is_written_before_the_undefine_and_then_the_vm_is_let_go_step_by_step(
     assert_eq!(names(&world.clone().looked().plan()), ["Undefine"], "resumed after the write");
     world.observed.slot = DomainSlot::Free;
     assert_eq!(names(&world.clone().looked().plan()), ["CleanDisks"], "resumed after the undefine");
-    world.observed.disks.present.clear();
+    world.observed.disks.present = Ok(Vec::new());
     let plan = world.clone().looked().plan();
     assert_eq!(names(&plan), ["DropFinalizer", "ForgetJournal"], "resumed after the cleanup");
     world.vm().has_finalizer = false;
@@ -112,6 +112,26 @@ fn k2_an_ended_vm_gives_its_volumes_back_once_neither_domain_nor_process_is_left
     assert_eq!(world.plan().steps, [Step::GiveVolumesBack { uid: UID.to_owned() }], "its files stay");
     world.observed.disks.given_back = Some(UID.to_owned());
     assert_eq!((names(&world.plan()), world.plan().look), (vec![], None), "once");
+}
+
+/// EMFILE, say: what the VM has here would be nobody's, and its successor be refused it.
+#[test]
+fn what_cannot_be_listed_is_not_taken_for_gone() {
+    let mut ended = World::with_domain(Phase::Succeeded, OFF).deleting().looked();
+    let mut gone = World::with_domain(Phase::Succeeded, OFF).without_vm().with_ovm(UID, "node1", false);
+    let mut successor = World::with_domain(Phase::Succeeded, OFF).with_successor(Some("node1")).looked_to_start();
+    successor.observed.disks.ready_for = None;
+    for (world, then) in
+        [(&mut ended, "DropFinalizer"), (&mut gone, "ForgetJournal"), (&mut successor, "ForgetJournal")]
+    {
+        world.observed.slot = DomainSlot::Free;
+        world.observed.disks.present = Err("too many open files".to_owned());
+        let plan = world.plan();
+        assert_eq!((names(&plan), plan.report.state), (vec![], "DisksUnreadable"), "{world:?}");
+        assert!(plan.requeue.is_some() && plan.report.because.contains("open files"));
+        world.observed.disks.present = Ok(Vec::new());
+        assert_eq!(names(&world.plan())[0], then);
+    }
 }
 
 #[test]
@@ -264,7 +284,7 @@ fn an_orphan_that_ended_is_undefined_and_cleaned_up_before_its_successor_starts(
     world.observed.disks.ready_for = Some(OTHER_UID.to_owned());
     world.desired.start_check = World::scheduled().looked_to_start().desired.start_check;
     assert_eq!(world.plan().steps, [Step::CleanDisks { uid: UID.to_owned() }]);
-    world.observed.disks.present.clear();
+    world.observed.disks.present = Ok(Vec::new());
     assert_eq!(world.plan().steps, [Step::ForgetJournal { uid: UID.to_owned() }]);
     world.observed.journal.clear();
     assert!(names(&world.plan()).contains(&"Start".to_owned()));

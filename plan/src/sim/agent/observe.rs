@@ -120,7 +120,8 @@ pub(super) fn observe(
     let guard = domain.and_then(|domain| agent.guards.get(&(key.clone(), domain.definition.vm_uid.clone())));
     let guard = if lies.orphans_look_clear { OrphanGuard::Clear } else { guard.cloned().unwrap_or_default() };
     let is_hidden = |uid: &str| {
-        let is_ready = |vm: &VmFacts| agent.memory.get(key).is_some_and(|memory| memory.ready_for.as_ref() == Some(&vm.uid));
+        let is_ready =
+            |vm: &VmFacts| agent.memory.get(key).is_some_and(|memory| memory.ready_for.as_ref() == Some(&vm.uid));
         lies.predecessors_hidden && vm.is_some_and(|vm| vm.uid != uid && !is_ready(vm))
     };
     let journal = host
@@ -147,7 +148,7 @@ pub(super) fn observe(
         journal,
         disks: DisksState {
             ready_for: memory.ready_for.clone(),
-            present,
+            present: Ok(present),
             fetch: memory.fetch.clone(),
             ..DisksState::default()
         },
