@@ -109,7 +109,12 @@ async fn resolve_machine(
 ) -> Result<Machine, Refusal> {
     let recorded = bound.machine_type.as_deref();
     let resolved = match (template, recorded) {
-        (Some(named), Some(_)) => context.capabilities.machine(Some(named)).await.ok(),
+        (Some(named), Some(_)) => match context.capabilities.machine(Some(named)).await {
+            Ok(machine) => Some(machine),
+            Err(MachineError::NoMachine { .. }) => None,
+            // Without an answer an alias cannot be told from a version that the user asks for: it would give the guest the newest.
+            Err(error) => return Err((error.reason(), chain(&error))),
+        },
         _ => None,
     };
     let resolved = resolved.as_ref().map(|machine| machine.machine_type.as_str());

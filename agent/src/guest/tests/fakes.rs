@@ -83,6 +83,8 @@ pub(super) struct FakeHypervisor {
     hanging: Mutex<Option<Uuid>>,
     /// The machine type that libvirt settles, whatever is asked for.
     pub(super) settles: Mutex<Option<&'static str>>,
+    /// The next question for an emulator is not answered.
+    pub(super) forgets_emulator: Mutex<bool>,
 }
 
 impl FakeHypervisor {
@@ -94,6 +96,7 @@ impl FakeHypervisor {
             next_start: Mutex::new(NextStart::Starts),
             hanging: Mutex::default(),
             settles: Mutex::default(),
+            forgets_emulator: Mutex::default(),
         }
     }
 
@@ -241,10 +244,15 @@ impl Hypervisor for FakeHypervisor {
         *lock(&self.hanging) != Some(uuid)
     }
 
-    fn emulator<'a>(&'a self, _: VirtType, _: &'a str) -> BoxFuture<'a, Result<Usability, Error>> {
+    fn emulator<'a>(&'a self, _: VirtType, machine: &'a str) -> BoxFuture<'a, Result<Usability, Error>> {
+        if std::mem::take(&mut *lock(&self.forgets_emulator)) {
+            let (target, deadline) = (Target::Host, Duration::from_mins(1));
+            return async move { Err(Error::Deadline { operation: "read emulators of", target, deadline }) }.boxed();
+        }
         let facts = EmulatorFacts {
             path: "/usr/bin/qemu-system-x86_64".to_owned(),
-            machine: "pc-q35-10.0".to_owned(),
+            // An alias stands for the newest.
+            machine: if machine.contains('-') { machine.to_owned() } else { "pc-q35-10.0".to_owned() },
             arch: "x86_64".to_owned(),
             max_vcpus: None,
             disk_buses: Vec::new(),

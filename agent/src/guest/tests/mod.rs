@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use api::v1alpha1::{Phase, VirtualMachine, VolumeStatus};
+use api::v1alpha1::{AbiStatus, Machine, Phase, VirtualMachine, VolumeStatus};
 use events::Recorder;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -303,6 +303,24 @@ async fn a_vm_is_not_let_go_while_its_disks_cannot_be_listed() {
     *lock(&world.disks.unreadable) = false;
     world.settle(&mut worker).await;
     assert!(world.api.vm().is_none() && lock(&world.disks.present).is_empty());
+}
+
+#[tokio::test]
+async fn i4_an_alias_that_libvirt_did_not_explain_upgrades_no_machine_type() {
+    let world = World::new();
+    world.api.edit(|vm| {
+        vm.spec.domain.machine = Some(Machine { type_: "q35".to_owned() });
+        let abi = AbiStatus { machine_type: Some("pc-q35-9.2".to_owned()), ..AbiStatus::default() };
+        vm.status.get_or_insert_default().abi = Some(abi);
+    });
+    *lock(&world.hypervisor.forgets_emulator) = true;
+    let mut worker = world.worker();
+    assert!(world.settle(&mut worker).await.is_some(), "it is tried again");
+    assert!(world.hypervisor.domain(DOMAIN).is_none(), "defined with a guess");
+    world.settle(&mut worker).await;
+    assert!(world.is_running());
+    let abi = world.api.vm().unwrap().status.unwrap().abi.unwrap();
+    assert_eq!(abi.machine_type.as_deref(), Some("pc-q35-9.2"));
 }
 
 #[tokio::test]
