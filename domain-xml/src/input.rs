@@ -74,8 +74,10 @@ pub enum DiskAccess {
     Exclusive,
     /// Others that only read, as this guest does, whatever its spec says.
     ReadOnly,
-    /// Others that write.
+    /// Others that write, as this guest may.
     Shared,
+    /// Others that write, while this guest only reads.
+    SharedReadOnly,
 }
 
 /// One layer of a disk.

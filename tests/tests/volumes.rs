@@ -42,6 +42,12 @@ fn claims(name: &str) -> Value {
     json!({ "persistentVolumeClaim": { "claimName": name } })
 }
 
+/// A volume on a claim whose guest only reads.
+fn read_only(mut source: Value) -> Value {
+    source["persistentVolumeClaim"]["readOnly"] = json!(true);
+    source
+}
+
 /// Until the guest that writes itself everywhere has come to the end of its disk.
 fn wait_until_written(disk: &Path) -> Result<()> {
     wait_for("the guest has written its whole disk", DEADLINE, || {
@@ -146,6 +152,7 @@ fn readers_and_guests_of_a_shared_claim_run_side_by_side(stack: &mut Stack) -> R
         ("reader", claims("golden"), "virtio"),
         ("many-1", claims("many"), "virtio"),
         ("many-2", claims("many"), "sata"),
+        ("many-reader", read_only(claims("many")), "virtio"),
     ];
     for (name, source, bus) in &machines {
         stack.client.create(&offline_machine_of(NAMESPACE, name, &claim_spec(source, bus), true))?;
@@ -155,7 +162,8 @@ fn readers_and_guests_of_a_shared_claim_run_side_by_side(stack: &mut Stack) -> R
     }
     let disk = |name: &str| stack.libvirtd.virsh(&["dumpxml", &format!("default_{name}"), "--xpath", "//disk"]);
     ensure!(disk("reader")?.contains("<readonly/>"), "the reader's disk is {}", disk("reader")?);
-    for name in ["many-1", "many-2"] {
+    ensure!(disk("many-reader")?.contains("<readonly/>"), "the disk of many-reader is {}", disk("many-reader")?);
+    for name in ["many-1", "many-2", "many-reader"] {
         let xml = disk(name)?;
         ensure!(xml.contains("<shareable/>") && xml.contains("cache=\"none\""), "the disk of {name} is {xml}");
     }

@@ -207,9 +207,10 @@ impl DiskStore {
                 let kind = if disk.is_block { LayerKind::Block } else { LayerKind::File };
                 if !claimed.ephemeral {
                     let access = match claimed.usage {
-                        DiskUse { writes: false, .. } => DiskAccess::ReadOnly,
-                        DiskUse { shared: true, .. } => DiskAccess::Shared,
                         DiskUse { writes: true, shared: false } => DiskAccess::Exclusive,
+                        DiskUse { writes: false, shared: false } => DiskAccess::ReadOnly,
+                        DiskUse { writes: true, shared: true } => DiskAccess::Shared,
+                        DiskUse { writes: false, shared: true } => DiskAccess::SharedReadOnly,
                     };
                     let top = DiskLayer { kind, path: disk.path, format: domain_xml::DiskFormat::Raw };
                     let source = DiskSource { top, backing: Vec::new(), access };

@@ -264,9 +264,13 @@ async fn what_a_crash_leaves_of_either_half_is_listed() {
 async fn a_claimed_disk_is_used_where_it_is_and_left_as_it_is() {
     let world = World::new();
     let volume = world.volume("data");
-    let many = DiskUse { writes: true, shared: true };
-    for (usage, access) in [(WRITER, DiskAccess::Exclusive), (READER, DiskAccess::ReadOnly), (many, DiskAccess::Shared)]
-    {
+    let shared = |writes| DiskUse { writes, shared: true };
+    for (usage, access) in [
+        (WRITER, DiskAccess::Exclusive),
+        (READER, DiskAccess::ReadOnly),
+        (shared(true), DiskAccess::Shared),
+        (shared(false), DiskAccess::SharedReadOnly),
+    ] {
         let prepared = world.prepare(&[claimed(0, &volume, usage, false)]).await.unwrap();
         let source = &prepared[0].source;
         assert_eq!((source.top.path.as_path(), source.access), (volume.join("disk.img").as_path(), access));

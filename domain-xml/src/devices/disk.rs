@@ -86,7 +86,7 @@ impl<'a> Disk<'a> {
             DiskDevice::Cdrom { readonly, tray, .. } => ("cdrom", readonly, Some(tray)),
         };
         let readonly = readonly
-            || source.access == DiskAccess::ReadOnly
+            || matches!(source.access, DiskAccess::ReadOnly | DiskAccess::SharedReadOnly)
             || matches!(volume.source, VolumeSource::PersistentVolumeClaim { read_only: true, .. });
         if let DiskDevice::Disk { bus: bus @ (DiskBus::Sata | DiskBus::Ide), .. } = disk.device
             && readonly
@@ -111,7 +111,8 @@ impl<'a> Disk<'a> {
             medium: (target.tray.is_none() || target.bus == DiskBus::Usb.as_str()).then_some(layers),
             target,
             readonly,
-            shared: source.access == DiskAccess::Shared && !readonly,
+            // Of a reader too: QEMU locks a file against writers unless it is told of them.
+            shared: matches!(source.access, DiskAccess::Shared | DiskAccess::SharedReadOnly),
             boot_order: index + 1,
             alias: alias_text,
             place,

@@ -104,6 +104,22 @@ fn a_read_only_claim_makes_a_read_only_disk() {
 }
 
 #[test]
+fn who_else_has_a_disk_decides_whether_it_is_shareable_and_readonly() {
+    for (access, readonly, shareable) in [
+        (DiskAccess::Exclusive, false, false),
+        (DiskAccess::ReadOnly, true, false),
+        (DiskAccess::Shared, false, true),
+        (DiskAccess::SharedReadOnly, true, true),
+    ] {
+        let mut guest = Guest::with_disks("q35", &[json!({"disk": {"bus": "virtio"}})]);
+        guest.disk_sources.insert("d0".to_owned(), DiskSource { access, ..DiskSource::block("/dev/vg0/claim") });
+        let xml = guest.xml();
+        assert_eq!((xml.contains("<readonly/>"), xml.contains("<shareable/>")), (readonly, shareable), "{access:?}");
+        assert_eq!(xml.contains(r#"cache="none""#), shareable, "{access:?}");
+    }
+}
+
+#[test]
 fn format_and_layers_are_those_that_were_prepared() {
     let mut guest = Guest::with_disks("q35", &[json!({"disk": {"bus": "virtio"}})]);
     let base = DiskLayer { kind: LayerKind::Block, path: "/dev/vg0/claim".into(), format: DiskFormat::Raw };
