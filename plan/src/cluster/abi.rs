@@ -94,8 +94,9 @@ impl Draft<'_> {
             let step = Step::EditRevision { name, at, owners: vec![owner_reference(ovm)] };
             return Some(self.act(&why, step, &[Need::Revisions]));
         }
-        let count = self.records(ovm).count();
-        let oldest = self.records(ovm).next().filter(|_| count > KEPT).cloned();
+        // What nobody owns, and was reset, is somebody's backup: it neither counts nor goes.
+        let own = || self.records(ovm).filter(|one| one.owner.is_some());
+        let oldest = own().next().filter(|_| own().count() > KEPT).cloned();
         oldest.map(|AbiRevision { name, version: at, .. }| {
             self.act(
                 &format!("the record {name} is more than {KEPT} old"),

@@ -166,6 +166,23 @@ fn ten_records_are_kept() {
     assert!(!matches!(step(&published(Some(15), &old(), all[1..].to_vec())), Step::DeleteRevision { .. }));
 }
 
+#[test]
+fn a_backup_is_not_pruned_and_does_not_count() {
+    let mut observed = published(Some(15), &old(), Vec::new());
+    let named = reset(observed.ovm.as_deref().cloned().unwrap(), "4");
+    let owner = named.metadata.uid.clone();
+    observed.ovm = Some(Arc::new(named));
+    let mut with_own = |oldest: i64| {
+        let backups = (1..5).map(|number| revision(number, None, old()));
+        let own = (oldest..16).map(|number| revision(number, owner.as_deref(), old()));
+        observed.revisions = Some(backups.chain(own).collect());
+        step(&observed)
+    };
+    assert!(!matches!(with_own(6), Step::DeleteRevision { .. }), "ten of its own");
+    let Step::DeleteRevision { name, .. } = with_own(5) else { panic!("kept") };
+    assert_eq!(name, "vm-abi-5", "the oldest of its own");
+}
+
 /// An OVM whose records were reset up to number `reset`.
 fn reset(mut ovm: OfflineVirtualMachine, reset: &str) -> OfflineVirtualMachine {
     ovm.metadata.annotations.get_or_insert_default().insert(ABI_RESET_ANNOTATION.to_owned(), reset.to_owned());
