@@ -53,9 +53,12 @@ pub fn claims_of(spec: &VirtualMachineSpec) -> impl Iterator<Item = &str> {
     })
 }
 
-/// What a VM does with one claim: all of its volumes on it together. None for a spec that breaks a rule: it is bound nowhere.
+/// What a VM that has a node does with one claim: all of its volumes on it together. None if it does not name it.
 pub fn use_of_claim(vm: &VirtualMachine, claim: &str, access_modes: &[String]) -> Option<DiskUse> {
-    let spec = validate_vm_spec(&vm.spec, "spec").ok()?;
+    let Ok(spec) = validate_vm_spec(&vm.spec, "spec") else {
+        // It was started by the rules of another version, and runs: what cannot be told is the most that it may do.
+        return claims_of(&vm.spec).any(|name| name == claim).then_some(DiskUse { writes: true, shared: false });
+    };
     let uses = named(&spec).filter(|(_, name)| *name == claim);
     uses.filter_map(|(index, _)| DiskUse::of_volume(&spec, index, access_modes))
         .reduce(|one, other| DiskUse { writes: one.writes || other.writes, shared: one.shared && other.shared })

@@ -108,6 +108,23 @@ fn a_claim_that_another_guest_has_is_refused_unless_it_can_be_shared() {
 }
 
 #[test]
+fn k3_a_vm_whose_spec_newer_rules_refuse_has_its_claim_for_itself() {
+    let mut reader = spec(json!({"persistentVolumeClaim": {"claimName": "c", "readOnly": true}}));
+    let with = |spec: &VirtualMachineSpec| {
+        let vm = VirtualMachine::new("other", spec.clone());
+        let usage = use_of_claim(&vm, "c", &["ReadOnlyMany".to_owned()]);
+        assert_eq!(use_of_claim(&vm, "other", &[]), None);
+        let users = usage.map(|usage| ClaimUser { usage, ..user(true, false) });
+        ObservedClaim { users: users.into_iter().collect(), ..bound(&["ReadOnlyMany"]) }
+    };
+    look(&reader, with(&reader)).unwrap();
+    let valid = reader.clone();
+    reader.volumes.get_or_insert_default()[0].name = "another".to_owned();
+    validate_vm_spec(&reader, "spec").unwrap_err();
+    refused(&valid, with(&reader), "ClaimInUse", &["in use by VirtualMachine ns/other"]);
+}
+
+#[test]
 fn a_claim_that_is_for_readers_only_is_not_written_to() {
     let (volumes, _) = look(&writer(), bound(&["ReadOnlyMany"])).unwrap();
     let valid = validate_vm_spec(&writer(), "spec").unwrap();
