@@ -38,6 +38,8 @@ use qemu_img::BackingFile;
 pub use qemu_img::QemuImgError;
 
 const VMS_DIRECTORY: &str = "vms";
+/// A disk has a whole number of sectors.
+const SECTOR_BYTES: u64 = 512;
 /// Volumes of one VM that are made at a time.
 const PARALLEL: usize = 4;
 
@@ -218,7 +220,9 @@ impl DiskStore {
                 }
                 let backing = BackingFile { path: disk.path, format: DiskFormat::Raw, kind };
                 let name = format!("disk-{ordinal}.qcow2");
-                let overlay = Qcow2Disk { name, virtual_bytes: disk.bytes, backing: Some(backing) };
+                // As `qemu-img` rounds it up.
+                let virtual_bytes = disk.bytes.next_multiple_of(SECTOR_BYTES);
+                let overlay = Qcow2Disk { name, virtual_bytes, backing: Some(backing) };
                 make_qcow2_if_needed(directory, overlay).await
             }
             VolumeContent::Image(name) => {

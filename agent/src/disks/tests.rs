@@ -297,6 +297,17 @@ async fn an_ephemeral_layer_stands_on_the_claims_disk_and_goes_with_the_vm() {
 }
 
 #[tokio::test]
+async fn an_ephemeral_layer_over_half_a_sector_is_made_and_found_again() {
+    let world = World::new();
+    let volume = world.volume("golden");
+    std::fs::write(volume.join("disk.img"), [9; 8193]).unwrap();
+    for _ in 0..2 {
+        let prepared = world.prepare(&[claimed(0, &volume, READER, true)]).await.unwrap();
+        assert_eq!(qemu_img_info(&prepared[0].source.top.path)["virtual-size"], 8704);
+    }
+}
+
+#[tokio::test]
 async fn a_disk_that_another_vm_has_is_refused_until_that_one_is_cleaned() {
     let world = World::new();
     let volume = world.volume("data");
