@@ -1,6 +1,6 @@
 //! What can go wrong with a VM's disks.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::qemu_img::QemuImgError;
 use crate::hostfs::FileError;
@@ -113,14 +113,34 @@ impl PrepareError {
         }
     }
 
-    pub(super) fn is_full(&self) -> bool {
-        match self {
+    /// The directory whose file system is full, if that is why: `own`, which holds all that is made, or that of the locks.
+    pub(super) fn full_directory<'a>(&'a self, own: &'a Path) -> Option<&'a Path> {
+        let is_full = match self {
+            Self::Hold(e) => return e.full_directory(),
+            Self::Full { directory, .. } => return Some(directory),
             Self::Images(e) => e.is_full(),
-            Self::Hold(e) => e.is_full(),
             Self::Directory(e) | Self::Volume { source: VolumeError::File(e), .. } => e.is_full(),
             Self::Volume { source: VolumeError::QemuImg(e), .. } => e.is_full(),
             Self::Volume { .. } => false,
-            Self::Full { .. } => true,
-        }
+        };
+        is_full.then_some(own)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::errno::Errno;
+
+    use super::*;
+
+    #[test]
+    fn a_full_file_system_is_named_by_what_was_written_there() {
+        let own = Path::new("/var/lib/ovm/vms");
+        let error = |path: &str| FileError::new("write", path, Errno::ENOSPC);
+        let locks = PrepareError::from(HoldError::from(error("/run/lock/ovm-disks/1.json")));
+        assert_eq!(locks.full_directory(own), Some(Path::new("/run/lock/ovm-disks")));
+        assert_eq!(PrepareError::from(error("/var/lib/ovm/vms/1/seed-0.iso")).full_directory(own), Some(own));
+        let refused = HoldError::from(FileError::new("write", "/run/lock/ovm-disks/1.json", Errno::EACCES));
+        assert_eq!(PrepareError::from(refused).full_directory(own), None);
     }
 }

@@ -128,12 +128,9 @@ impl DiskStore {
     /// Volumes that were made stay until [`DiskStore::clean`].
     pub async fn prepare(&self, vm: &VmReference, volumes: &[VolumePlan]) -> Result<Vec<PreparedDisk>, PrepareError> {
         let prepared = self.prepare_all(vm, volumes).await;
-        prepared.map_err(|error| {
-            if error.is_full() {
-                PrepareError::Full { directory: self.path().to_owned(), source: Box::new(error) }
-            } else {
-                error
-            }
+        prepared.map_err(|error| match error.full_directory(self.path()).map(Path::to_owned) {
+            Some(directory) => PrepareError::Full { directory, source: Box::new(error) },
+            None => error,
         })
     }
 

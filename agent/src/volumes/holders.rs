@@ -305,9 +305,12 @@ impl HoldError {
         }
     }
 
-    /// Whether the file system is full.
-    pub fn is_full(&self) -> bool {
-        matches!(self, Self::File(error) if error.is_full())
+    /// The directory whose file system is full, if that is why.
+    pub fn full_directory(&self) -> Option<&Path> {
+        match self {
+            Self::File(error) if error.is_full() => error.path.parent(),
+            Self::File(_) | Self::InUse { .. } | Self::Processes(_) => None,
+        }
     }
 }
 
