@@ -137,7 +137,7 @@ fn request(attempt: &Attempt<'_>) -> serde_json::Value {
     let user = attempt.user;
     let mut request = json!({
         "operation": attempt.operation, "name": attempt.name, "namespace": attempt.namespace,
-        "userInfo": {"username": user.name, "groups": user.groups, "extra": user.extra},
+        "userInfo": user.info(),
     });
     if !attempt.subresource.is_empty() {
         request["subResource"] = json!(attempt.subresource);

@@ -9,7 +9,7 @@ use tower::ServiceExt;
 use super::Core;
 use super::bootstrap::{CLUSTER_INFO, CLUSTER_INFO_NAMESPACE};
 use crate::access::Wish;
-use crate::auth::User;
+use crate::auth::{User, acting_user};
 use crate::discovery;
 use crate::http::query::Query;
 use crate::http::route::{Route, Target};
@@ -28,8 +28,10 @@ impl Core {
     }
 }
 
-async fn answer(core: &Arc<Core>, request: Request<Body>) -> Result<Response<Body>, ApiError> {
+async fn answer(core: &Arc<Core>, mut request: Request<Body>) -> Result<Response<Body>, ApiError> {
     let user = request.extensions().get::<User>().cloned().ok_or_else(ApiError::unauthorized)?;
+    let user = acting_user(user, request.headers_mut())?;
+    request.extensions_mut().insert(user.clone());
     let path = request.uri().path();
     if !user.is_master() {
         authorize(core, &user, &request)?;
@@ -83,7 +85,8 @@ fn authorize(core: &Core, user: &User, request: &Request<Body>) -> Result<(), Ap
         namespace: target.namespace.as_deref(),
         name: target.name.as_deref().or(selected.as_deref()),
     };
-    if is_cluster_info(&wish) || is_about_oneself(user, &wish) || core.access.allows(user, &wish) {
+    let is_open = is_cluster_info(&wish) || (!user.is_anonymous() && is_self_review(&wish));
+    if is_open || core.access.allows(user, &wish) {
         return Ok(());
     }
     if user.is_anonymous() {
@@ -101,13 +104,6 @@ fn authorize(core: &Core, user: &User, request: &Request<Body>) -> Result<(), Ap
     Err(ApiError::forbidden(&target.group, &target.plural, name, &why))
 }
 
-/// Everybody who is somebody may ask who that is, and what they may: <https://kubernetes.io/docs/reference/access-authn-authz/rbac/#discovery-roles>.
-fn is_about_oneself(user: &User, wish: &Wish<'_>) -> bool {
-    let reviews =
-        [("authentication.k8s.io", "selfsubjectreviews"), ("authorization.k8s.io", "selfsubjectaccessreviews")];
-    !user.is_anonymous() && wish.verb == "create" && reviews.contains(&(wish.group, wish.resource))
-}
-
 /// The one name that a list or a watch selects: it counts as that of the request, so that roles for single objects let them be watched.
 /// <https://github.com/kubernetes/apiserver/blob/v0.36.0/pkg/endpoints/request/requestinfo.go>
 fn selected_name(core: &Core, target: &Target, query: &Query) -> Option<String> {
@@ -122,6 +118,17 @@ fn is_cluster_info(wish: &Wish<'_>) -> bool {
     wish.verb == "get"
         && (wish.group, wish.resource, wish.subresource) == ("", "configmaps", None)
         && (wish.namespace, wish.name) == (Some(CLUSTER_INFO_NAMESPACE), Some(CLUSTER_INFO))
+}
+
+/// Whoever is somebody may ask who that is, and what that one may: Kubernetes' ClusterRole `system:basic-user`.
+fn is_self_review(wish: &Wish<'_>) -> bool {
+    let what = (wish.group, wish.resource, wish.subresource);
+    wish.verb == "create"
+        && [
+            ("authentication.k8s.io", "selfsubjectreviews", None),
+            ("authorization.k8s.io", "selfsubjectaccessreviews", None),
+        ]
+        .contains(&what)
 }
 
 /// Paths that describe the server itself.

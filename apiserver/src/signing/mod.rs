@@ -46,6 +46,9 @@ pub(crate) fn fill_in(object: &mut Object, user: &User) {
     if let Some(spec) = spec.as_object_mut() {
         spec.remove("uid");
         spec.remove("extra");
+        if !user.uid.is_empty() {
+            spec.insert("uid".to_owned(), json!(user.uid));
+        }
         if !user.extra.is_empty() {
             spec.insert("extra".to_owned(), json!(user.extra));
         }

@@ -15,27 +15,41 @@ use crate::status::ApiError;
 pub(crate) fn review(call: &Call<'_>, headers: &HeaderMap, bytes: &Bytes) -> Result<Reply, ApiError> {
     let mut object = prepare::decode(call.resource, body::parse(headers, bytes)?)?;
     let status = if call.resource.behavior == Behavior::SelfSubjectReview {
-        json!({"userInfo": {"username": call.user.name, "groups": call.user.groups, "extra": call.user.extra}})
-    } else if call.user.is_master() {
-        json!({"allowed": true, "reason": "members of system:masters may do everything"})
+        json!({"userInfo": call.user.info()})
     } else {
-        json!({"allowed": is_allowed(call, &object.value()["spec"])})
+        access(call, &object.value()["spec"])
     };
     object.root_mut().insert("status".to_owned(), status);
     Ok(Reply::object(StatusCode::CREATED, Bytes::from(object.into_value().to_string())))
 }
 
-/// Whether a role gives the caller what a SelfSubjectAccessReview asks about. Paths that describe the server are everybody's.
-fn is_allowed(call: &Call<'_>, spec: &Value) -> bool {
-    let Some(asked) = spec.get("resourceAttributes") else { return spec["nonResourceAttributes"]["verb"] == "get" };
-    let text = |key: &str| asked[key].as_str().filter(|text| !text.is_empty());
-    let wish = Wish {
-        verb: text("verb").unwrap_or_default(),
-        group: text("group").unwrap_or_default(),
-        resource: text("resource").unwrap_or_default(),
-        subresource: text("subresource"),
-        namespace: text("namespace"),
-        name: text("name"),
+/// Whether the user may do what `spec` describes. What admission policies say of the object that is written then is not in it.
+fn access(call: &Call<'_>, spec: &Value) -> Value {
+    if call.user.is_master() {
+        return json!({"allowed": true, "reason": "members of system:masters may do everything"});
+    }
+    let wanted = &spec["resourceAttributes"];
+    let is_allowed = if wanted.is_object() {
+        let text = |part: &str| wanted[part].as_str().unwrap_or_default();
+        let given = |part| Some(text(part)).filter(|text| !text.is_empty());
+        call.core.access.allows(
+            call.user,
+            &Wish {
+                verb: text("verb"),
+                group: text("group"),
+                resource: text("resource"),
+                subresource: given("subresource"),
+                namespace: given("namespace"),
+                name: given("name"),
+            },
+        )
+    } else {
+        // What the server says of itself is for whoever is somebody.
+        spec["nonResourceAttributes"]["verb"] == "get"
     };
-    call.core.access.allows(call.user, &wish)
+    if is_allowed {
+        json!({"allowed": true, "reason": "a role allows it"})
+    } else {
+        json!({"allowed": false, "reason": "no role allows it"})
+    }
 }

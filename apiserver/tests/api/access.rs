@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tower::ServiceExt as _;
 
-use crate::harness::options;
+use crate::harness::{Kubectl, Server, options};
 
 /// A server whose group `readers` may read one ConfigMap.
 async fn server(directory: &Arc<TempDir>) -> ApiServer {
@@ -74,4 +74,51 @@ async fn a_role_for_one_object_lets_it_be_listed_and_watched_by_its_name() {
         assert_eq!(answer, code, "{path}");
     }
     server.shutdown().await;
+}
+
+#[tokio::test]
+async fn who_acts_as_somebody_else_has_that_ones_rights_only() {
+    let server = Server::start().await;
+    let send = async |method: &str, path: &str, body: &str, headers: &[(&str, &str)]| {
+        let mut request = Request::builder().method(method).uri(path).header("content-type", "application/json");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let response = server.send(request.body(Body::from(body.to_owned())).unwrap()).await;
+        let code = response.status().as_u16();
+        let bytes = axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap();
+        (code, serde_json::from_slice::<serde_json::Value>(&bytes).unwrap())
+    };
+    let nobody = [("Impersonate-User", "nobody")];
+    let (code, status) = send("GET", "/api/v1/secrets", "", &nobody).await;
+    assert_eq!(code, 403, "{status}");
+    assert_eq!(
+        status["message"],
+        "secrets is forbidden: User \"nobody\" cannot list resource \"secrets\" in API group \"\" at the cluster scope"
+    );
+    let review = r#"{"apiVersion":"authentication.k8s.io/v1","kind":"SelfSubjectReview"}"#;
+    let path = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
+    let (code, answer) = send("POST", path, review, &nobody).await;
+    assert_eq!(code, 201, "{answer}");
+    assert_eq!(answer["status"]["userInfo"], json!({"username": "nobody", "groups": ["system:authenticated"]}));
+    let (code, status) = send("GET", "/api/v1/secrets", "", &[("Impersonate-Group", "nobodies")]).await;
+    assert_eq!(code, 400, "{status}");
+    let guest = server.api.local_service(User::new("guest", []));
+    let request = Request::get("/version").header("Impersonate-User", "admin").body(Body::empty()).unwrap();
+    assert_eq!(guest.oneshot(request).await.unwrap().status(), 403);
+}
+
+#[tokio::test]
+async fn kubectl_acts_as_somebody_else() {
+    if !Kubectl::is_installed("kubectl_acts_as_somebody_else") {
+        return;
+    }
+    let server = Server::start().await;
+    let kubectl = server.listen().await;
+    assert!(kubectl.ok(&["auth", "whoami", "--as", "nobody", "--as-group", "few"]).await.contains("few"));
+    let no = kubectl.run(&["auth", "can-i", "list", "secrets", "--as", "nobody"]).await;
+    assert_eq!((no.ok, no.out.trim().starts_with("no")), (false, true), "{}{}", no.out, no.err);
+    let refused = kubectl.fails(&["get", "secrets", "--as", "nobody"]).await;
+    assert!(refused.contains("User \"nobody\" cannot list resource \"secrets\""), "{refused}");
+    assert_eq!(kubectl.ok(&["auth", "can-i", "list", "secrets", "--as", "me", "--as-group", "system:masters"]).await, "yes\n");
 }
