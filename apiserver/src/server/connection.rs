@@ -3,7 +3,6 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -12,6 +11,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use lobby::Guest;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
@@ -25,8 +25,21 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Requests of one HTTP/2 connection at a time; each watch is one.
 const MAX_CONCURRENT_STREAMS: u32 = 250;
 
-/// Serves a connection until it ends, or until its requests are answered after shutdown began.
-pub(super) async fn serve(core: Arc<Core>, acceptor: TlsAcceptor, socket: TcpStream, peer: SocketAddr) {
+/// Serves a connection until it ends, until its requests are answered after shutdown began, or until another stranger takes its place.
+pub(super) async fn serve(
+    core: Arc<Core>,
+    acceptor: TlsAcceptor,
+    socket: TcpStream,
+    peer: SocketAddr,
+    guest: Arc<Guest>,
+) {
+    tokio::select! {
+        () = talk(core, acceptor, socket, peer, Arc::clone(&guest)) => {}
+        () = guest.shown_out() => tracing::debug!(%peer, "closed: not authenticated, and others wait"),
+    }
+}
+
+async fn talk(core: Arc<Core>, acceptor: TlsAcceptor, socket: TcpStream, peer: SocketAddr, guest: Arc<Guest>) {
     // Without it a small answer waits for the acknowledgement of the last one.
     let _ = socket.set_nodelay(true);
     let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(socket));
@@ -42,11 +55,13 @@ pub(super) async fn serve(core: Arc<Core>, acceptor: TlsAcceptor, socket: TcpStr
     let user = certificates.and_then(|chain| chain.first()).and_then(from_certificate);
     let shutdown = core.shutdown.clone();
     // Whoever is nobody is told so, and may not hold the connection.
-    let is_known = Arc::new(AtomicBool::new(user.is_some()));
-    let known = Arc::clone(&is_known);
+    if user.is_some() {
+        guest.leave();
+    }
+    let asker = Arc::clone(&guest);
     let service = service_fn(move |request| {
-        let (core, user, known) = (Arc::clone(&core), user.clone(), Arc::clone(&known));
-        async move { Ok::<_, Infallible>(answer(core, user, &known, request).await) }
+        let (core, user, guest) = (Arc::clone(&core), user.clone(), Arc::clone(&asker));
+        async move { Ok::<_, Infallible>(answer(core, user, &guest, request).await) }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HANDSHAKE_TIMEOUT);
@@ -59,7 +74,7 @@ pub(super) async fn serve(core: Arc<Core>, acceptor: TlsAcceptor, socket: TcpStr
             connection.as_mut().graceful_shutdown();
             connection.await
         }
-        () = expire(&is_known) => return,
+        () = expire(&guest) => return,
     };
     if let Err(error) = result {
         tracing::debug!(%peer, %error, "connection ended");
@@ -67,9 +82,9 @@ pub(super) async fn serve(core: Arc<Core>, acceptor: TlsAcceptor, socket: TcpStr
 }
 
 /// Returns when nobody who is known has asked for a while; never once somebody has.
-async fn expire(is_known: &AtomicBool) {
+async fn expire(guest: &Guest) {
     tokio::time::sleep(HANDSHAKE_TIMEOUT).await;
-    if is_known.load(Ordering::Relaxed) {
+    if guest.has_left() {
         std::future::pending::<()>().await;
     }
 }
@@ -78,7 +93,7 @@ async fn expire(is_known: &AtomicBool) {
 async fn answer(
     core: Arc<Core>,
     user: Option<User>,
-    is_known: &AtomicBool,
+    guest: &Guest,
     request: Request<Incoming>,
 ) -> http::Response<Body> {
     let user = match user {
@@ -87,7 +102,7 @@ async fn answer(
             let Some(user) = from_bearer(request.headers(), &core.store).await else {
                 return ApiError::unauthorized().to_response();
             };
-            is_known.store(true, Ordering::Relaxed);
+            guest.leave();
             user
         }
         None => User::anonymous(),

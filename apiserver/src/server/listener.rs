@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use lobby::Lobby;
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
@@ -11,8 +12,12 @@ use super::{Core, connection};
 /// How long to wait when the system has no file descriptor left.
 const ACCEPT_BACK_OFF: Duration = Duration::from_millis(200);
 
+/// Connections that are not authenticated at a time. Guests may reach this port, and each connection takes a file descriptor, of which there may be 1024.
+const STRANGERS: usize = 64;
+
 /// Serves each connection in a task of its own.
 pub(super) async fn serve(core: Arc<Core>, listener: TcpListener, acceptor: TlsAcceptor) {
+    let lobby = Lobby::new(STRANGERS);
     loop {
         let accepted = tokio::select! {
             () = core.shutdown.cancelled() => return,
@@ -20,7 +25,8 @@ pub(super) async fn serve(core: Arc<Core>, listener: TcpListener, acceptor: TlsA
         };
         match accepted {
             Ok((socket, peer)) => {
-                core.tasks.spawn(connection::serve(Arc::clone(&core), acceptor.clone(), socket, peer));
+                let guest = Arc::new(lobby.enter());
+                core.tasks.spawn(connection::serve(Arc::clone(&core), acceptor.clone(), socket, peer, guest));
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");

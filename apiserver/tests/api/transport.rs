@@ -1,8 +1,13 @@
 //! The TLS listener: who gets in, mounted routers, upgrades.
 
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
-use apiserver::{Mount, User};
+use apiserver::{ApiServer, Mount, Options, User};
 use axum::Extension;
 use axum::routing::get;
 use http::header;
@@ -19,7 +24,10 @@ use crate::harness::{Kubectl, Server};
 
 /// Connects as the administrator, or as nobody.
 async fn connect(server: &Server, kubectl: &Kubectl, as_admin: bool) -> TlsStream<TcpStream> {
-    let pki = server.directory.path().join("data/pki");
+    connect_to(&server.directory.path().join("data/pki"), kubectl.endpoint.local_addr, as_admin).await
+}
+
+async fn connect_to(pki: &Path, address: SocketAddr, as_admin: bool) -> TlsStream<TcpStream> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(pki.join("ca.crt")).unwrap()).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -34,7 +42,7 @@ async fn connect(server: &Server, kubectl: &Kubectl, as_admin: bool) -> TlsStrea
     } else {
         builder.with_no_client_auth()
     };
-    let socket = TcpStream::connect(kubectl.endpoint.local_addr).await.unwrap();
+    let socket = TcpStream::connect(address).await.unwrap();
     let name = ServerName::try_from("localhost").unwrap();
     TlsConnector::from(Arc::new(config)).connect(name, socket).await.unwrap()
 }
@@ -59,6 +67,46 @@ async fn nobody_gets_anything_without_a_certificate() {
     }
     let answer = ask(&mut connect(&server, &kubectl, true).await, "/healthz").await;
     assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.ends_with("ok"), "{answer}");
+}
+
+/// Set in the process below: the directory that it serves.
+const BESIEGED: &str = "APISERVER_SIEGE_TEST_DIRECTORY";
+
+/// Not a scenario of its own: the server of the one below, in a process that has few file descriptors. Prints where it listens.
+#[tokio::test]
+async fn besieged() {
+    let Ok(directory) = std::env::var(BESIEGED) else { return };
+    let server = ApiServer::open(Options::new(directory, ([127, 0, 0, 1], 0).into())).await.unwrap();
+    println!("\nlistening {}", server.listen().await.unwrap().local_addr);
+    std::future::pending::<()>().await;
+}
+
+#[tokio::test]
+async fn strangers_that_say_nothing_keep_nobody_out() {
+    let directory = tempfile::TempDir::new().unwrap();
+    let mut child = Command::new("sh")
+        .args(["-c", "ulimit -n 256; exec \"$@\"", "sh"])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "transport::besieged", "--nocapture"])
+        .env(BESIEGED, directory.path())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let address = lines.find_map(|line| line.strip_prefix("listening ").map(str::to_owned)).unwrap();
+    let address: SocketAddr = address.parse().unwrap();
+    let mut strangers = Vec::new();
+    for _ in 0..300 {
+        strangers.push(TcpStream::connect(address).await.unwrap());
+    }
+    let listed = tokio::time::timeout(Duration::from_secs(5), async {
+        ask(&mut connect_to(&directory.path().join("pki"), address, true).await, "/api/v1/namespaces").await
+    })
+    .await;
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(listed.expect("an answer before strangers give up").starts_with("HTTP/1.1 200"));
+    drop(strangers);
 }
 
 #[tokio::test]
