@@ -11,10 +11,11 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use lobby::{Guest, Lobby};
 use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -23,14 +24,19 @@ use tower::ServiceExt as _;
 use api::chain;
 
 use super::certificates::Material;
+use super::talk::{PATIENCE, Talk};
 use super::tls::server_config;
 
-/// How long a client may take for its handshake, and for the head of a request. Whoever reaches the pod reaches this port.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Connections at a time. An API server keeps a few open and adds one for each console.
-const MOST_CONNECTIONS: usize = 1024;
+/// Connections at a time that have not been the API server's aggregator; the one that was silent the longest makes room. Whoever reaches the pod reaches
+/// this port, and the API server calls the webhook without saying who it is, on a few connections.
+const STRANGERS: usize = 256;
 /// Requests of one HTTP/2 connection at a time.
 const MAX_CONCURRENT_STREAMS: u32 = 250;
+/// An HTTP/2 peer that is gone without a word is noticed after both.
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a connection that has to go may take to answer what it was asked.
+const LAST_ANSWER: Duration = Duration::from_secs(1);
 /// How long to wait when the system has no file descriptor left.
 const ACCEPT_BACK_OFF: Duration = Duration::from_millis(200);
 
@@ -49,11 +55,9 @@ pub(super) async fn serve(
     // The sender goes only with the whole server.
     let Ok(_) = material.wait_for(Option::is_some).await else { return };
     tracing::info!(address = ?listener.local_addr().ok(), "serving webhook and aggregated API");
-    let room = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    let lobby = Lobby::new(STRANGERS);
     let mut shown = Shown::default();
     loop {
-        // No permit, no accept: the rest waits in the system's queue.
-        let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
         let accepted = tokio::select! {
             () = cancel.cancelled() => return,
             accepted = listener.accept() => accepted,
@@ -62,7 +66,7 @@ pub(super) async fn serve(
             Ok((socket, _)) => {
                 let newest = material.borrow_and_update().clone();
                 let Some(acceptor) = shown.acceptor(newest) else { continue };
-                connections.spawn(connection(acceptor, socket, router.clone(), cancel.clone(), permit));
+                connections.spawn(connection(acceptor, socket, router.clone(), cancel.clone(), lobby.enter()));
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");
@@ -94,17 +98,21 @@ impl Shown {
     }
 }
 
-/// Serves a connection until it ends. A stream that it was upgraded to keeps the permit no longer.
+/// Serves a connection until it ends, falls silent, or has to make room. A stream that it was upgraded to is none of these.
 async fn connection(
     acceptor: TlsAcceptor,
     socket: TcpStream,
     router: Router,
     cancel: CancellationToken,
-    _permit: OwnedSemaphorePermit,
+    guest: Guest,
 ) {
     // Without it a small answer waits for the acknowledgement of the last one.
     let _ = socket.set_nodelay(true);
-    let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(socket)).await {
+    let shaken = tokio::select! {
+        shaken = tokio::time::timeout(PATIENCE, acceptor.accept(socket)) => shaken,
+        () = guest.shown_out() => return,
+    };
+    let stream = match shaken {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
             tracing::debug!(%error, "TLS handshake failed");
@@ -114,15 +122,27 @@ async fn connection(
     };
     let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
     let shown = ShownCertificates(certificates.iter().map(|certificate| certificate.clone().into_owned()).collect());
+    let (guest, talk) = (Arc::new(guest), Arc::new(Talk::begin()));
+    let (asker, questions) = (Arc::clone(&guest), Arc::clone(&talk));
     let service = service_fn(move |request: Request<Incoming>| {
+        asker.touch();
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(shown.clone());
-        let router = router.clone();
-        async move { Ok::<_, Infallible>(router.oneshot(request).await.unwrap_or_else(|never| match never {})) }
+        request.extensions_mut().insert(Arc::clone(&asker));
+        let (router, talk) = (router.clone(), Arc::clone(&questions));
+        async move {
+            let _asked = talk.asked();
+            Ok::<_, Infallible>(router.oneshot(request).await.unwrap_or_else(|never| match never {}))
+        }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HANDSHAKE_TIMEOUT);
-    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(MAX_CONCURRENT_STREAMS);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(PATIENCE);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_CONCURRENT_STREAMS)
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT);
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
     tokio::pin!(connection);
     let result = tokio::select! {
@@ -131,8 +151,72 @@ async fn connection(
             connection.as_mut().graceful_shutdown();
             connection.await
         }
+        () = first_of(talk.fallen_silent(&guest), guest.shown_out()) => {
+            connection.as_mut().graceful_shutdown();
+            tokio::time::timeout(LAST_ANSWER, connection).await.unwrap_or(Ok(()))
+        }
     };
     if let Err(error) = result {
         tracing::debug!(error, "connection ended");
+    }
+}
+
+/// Returns when either does.
+async fn first_of(one: impl Future<Output = ()>, other: impl Future<Output = ()>) {
+    tokio::select! {
+        () = one => {}
+        () = other => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::post;
+    use rustls::pki_types::ServerName;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio_rustls::TlsConnector;
+    use tokio_rustls::client::TlsStream;
+
+    use super::super::tls::agent_client_config;
+    use super::*;
+
+    #[tokio::test]
+    async fn strangers_that_say_nothing_do_not_block_the_webhook() {
+        let material = Material::make(jiff::Timestamp::now()).unwrap();
+        let config = Arc::new(agent_client_config(&material.client, &material.authorities[0]).unwrap());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (_shown, newest) = watch::channel(Some(Arc::new(material)));
+        let router = Router::new().route("/validate", post(async || "judged"));
+        let cancel = CancellationToken::new();
+        let server = tokio::spawn({
+            let cancel = cancel.clone();
+            async move { serve(&listener, router, newest, TaskTracker::new(), cancel).await }
+        });
+        let connect = async || -> TlsStream<TcpStream> {
+            let socket = TcpStream::connect(address).await.unwrap();
+            let name = ServerName::try_from("ovm-controller.kubevirt-system.svc").unwrap();
+            TlsConnector::from(Arc::clone(&config)).connect(name, socket).await.unwrap()
+        };
+        let mut strangers = Vec::new();
+        for _ in 0..STRANGERS {
+            strangers.push(connect().await);
+        }
+        let call = async {
+            let mut stream = connect().await;
+            let head = "POST /validate HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+            stream.write_all(head.as_bytes()).await.unwrap();
+            let mut answer = Vec::new();
+            // The end may come without TLS's own.
+            let _ = stream.read_to_end(&mut answer).await;
+            String::from_utf8(answer).unwrap()
+        };
+        let answer = tokio::time::timeout(Duration::from_secs(5), call).await.expect("an answer at once");
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("judged"), "{answer}");
+        let mut oldest = strangers.swap_remove(0);
+        let end = tokio::time::timeout(Duration::from_secs(5), oldest.read(&mut [0])).await;
+        assert!(matches!(end, Ok(Ok(0) | Err(_))), "the oldest makes room: {end:?}");
+        cancel.cancel();
+        server.await.unwrap();
     }
 }

@@ -15,6 +15,7 @@ mod connection;
 mod discovery;
 mod front_proxy;
 mod router;
+mod talk;
 mod tls;
 mod webhook;
 

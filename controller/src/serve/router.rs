@@ -9,6 +9,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use kube::Client;
+use lobby::Guest;
 use rustls::pki_types::UnixTime;
 use tokio::sync::watch;
 
@@ -76,6 +77,9 @@ impl Gate {
             tracing::debug!(path, %stranger, "refused");
             Refusal::unauthorized()
         })?;
+        if let Some(guest) = request.extensions().get::<Arc<Guest>>() {
+            guest.leave();
+        }
         let target = Target::of_path(path);
         if target.is_none() && path.contains("/namespaces/") {
             // Whatever it is, nobody could be asked whether the user may.

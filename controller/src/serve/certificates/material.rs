@@ -121,7 +121,11 @@ impl Material {
         }
     }
 
-    fn make(now: Timestamp) -> Result<Self, rcgen::Error> {
+    /// Everything new.
+    ///
+    /// # Errors
+    /// When a key cannot be made.
+    pub(in crate::serve) fn make(now: Timestamp) -> Result<Self, rcgen::Error> {
         let authority = make_authority(now)?;
         let issuer = Issuer::from_ca_cert_pem(&authority.certificate, KeyPair::from_pem(&authority.key)?)?;
         Ok(Self {
