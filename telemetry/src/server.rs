@@ -1,4 +1,5 @@
-//! The HTTP server: three paths, GET only, plain HTTP, a bounded number of connections.
+//! The HTTP server: three paths, GET only, plain HTTP, one request a connection, a bounded number of connections of which the oldest makes room. Whoever
+//! reaches the port may ask, and nobody may keep the kubelet out: it would have the program killed.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -14,18 +15,18 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use lobby::Lobby;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::Health;
 
 /// Connections at a time. A scraper and a kubelet have one each.
 const CONNECTIONS: usize = 32;
-/// A connection that has not sent its request by then is closed.
-const HEADER_DEADLINE: Duration = Duration::from_secs(10);
+/// A connection that has not been asked and answered by then is closed.
+const DEADLINE: Duration = Duration::from_secs(10);
 /// Pause after the system refused a connection, such as for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 /// What OpenMetrics calls its text.
@@ -100,9 +101,8 @@ impl Server {
 }
 
 async fn accept(listener: TcpListener, server: Arc<Server>) {
-    let connections = Arc::new(Semaphore::new(CONNECTIONS));
+    let connections = Lobby::new(CONNECTIONS);
     loop {
-        let Ok(permit) = Arc::clone(&connections).acquire_owned().await else { return };
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
@@ -111,7 +111,7 @@ async fn accept(listener: TcpListener, server: Arc<Server>) {
                 continue;
             }
         };
-        let server = Arc::clone(&server);
+        let (server, guest) = (Arc::clone(&server), connections.enter());
         tokio::spawn(async move {
             let service = service_fn(|request| {
                 let response = server.answer(&request);
@@ -119,11 +119,14 @@ async fn accept(listener: TcpListener, server: Arc<Server>) {
             });
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
-                .header_read_timeout(HEADER_DEADLINE)
+                .header_read_timeout(DEADLINE)
+                .keep_alive(false)
                 .serve_connection(TokioIo::new(stream), service);
-            // Whoever hangs up has what it wanted.
-            drop(connection.await);
-            drop(permit);
+            tokio::select! {
+                // Whoever hangs up has what it wanted.
+                _ = tokio::time::timeout(DEADLINE, connection) => {}
+                () = guest.shown_out() => {}
+            }
         });
     }
 }
@@ -179,6 +182,25 @@ mod tests {
         assert!(unready.starts_with("HTTP/1.1 503") && unready.ends_with("watches: not listed yet\n"), "{unready}");
         assert!(get(address, "/healthz").await.ends_with("ok\n"), "not ready is no reason to be restarted");
         assert!(get(address, "/debug").await.starts_with("HTTP/1.1 404"));
+        let mut strangers = Vec::new();
+        for _ in 0..CONNECTIONS + 8 {
+            let mut stranger = TcpStream::connect(address).await.unwrap();
+            // What it asked is answered, or it had to make room.
+            let _ = stranger.write_all(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n").await;
+            strangers.push(stranger);
+        }
+        for _ in 0..CONNECTIONS + 8 {
+            strangers.push(TcpStream::connect(address).await.unwrap());
+        }
+        let probe = tokio::time::timeout(Duration::from_secs(1), get(address, "/healthz")).await;
+        assert!(probe.expect("the kubelet waits a second").ends_with("ok\n"), "strangers keep nobody out");
+        let mut twice = TcpStream::connect(address).await.unwrap();
+        twice.write_all(&b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n".repeat(2)).await.unwrap();
+        let mut answer = Vec::new();
+        // The second request may be unread when the connection ends.
+        let _ = twice.read_to_end(&mut answer).await;
+        let answer = String::from_utf8(answer).unwrap();
+        assert_eq!(answer.matches("HTTP/1.1 200").count(), 1, "one request a connection: {answer}");
 
         let taken = Server::new(Registry::default(), health, || {}).listen(address, cancel.clone()).await;
         assert!(taken.unwrap_err().to_string().contains("--metrics-listen"));
