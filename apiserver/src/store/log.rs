@@ -32,7 +32,7 @@ pub(crate) struct LogEntry {
 /// A part of the log.
 #[derive(Clone, Debug)]
 pub(crate) enum LogPage {
-    /// The log no longer reaches back that far; `oldest` is where it begins.
+    /// The log no longer reaches back that far, or not yet on: the version is of a time before the store was put back from a copy. `oldest` is what it has.
     Expired { oldest: u64 },
     /// Everything of the resource that happened after the asked version, up to and including `up_to`.
     Entries { entries: Vec<LogEntry>, up_to: u64 },
@@ -62,6 +62,9 @@ fn page(connection: &Connection, resource: &str, namespace: Option<&str>, after:
         return Ok(LogPage::Expired { oldest: trimmed });
     }
     let newest = schema::meta(connection, "version")?;
+    if after > newest {
+        return Ok(LogPage::Expired { oldest: newest });
+    }
     let mut statement = connection.prepare_cached(
         "SELECT version, kind, json, before FROM log
          WHERE resource = ?1 AND version > ?2 AND (?3 IS NULL OR namespace = ?3) ORDER BY version LIMIT ?4",
@@ -82,7 +85,7 @@ fn page(connection: &Connection, resource: &str, namespace: Option<&str>, after:
     let is_full = i64::try_from(rows.len()).is_ok_and(|count| count == PAGE);
     let up_to = match rows.last() {
         Some((version, _)) if is_full => *version,
-        _ => newest.max(after),
+        _ => newest,
     };
     Ok(LogPage::Entries { entries: rows.into_iter().map(|(_, entry)| entry).collect(), up_to })
 }
