@@ -37,6 +37,9 @@ impl Part {
 /// Metadata that the server alone writes.
 const SERVER_METADATA: &[&str] = &["selfLink", "managedFields"];
 
+/// Kinds of the core group that are `Pending` until somebody has looked at them, whatever a create says.
+const STARTS_PENDING: &[&str] = &["PersistentVolume", "PersistentVolumeClaim"];
+
 /// Takes a request's body for an object of the resource.
 pub(crate) fn decode(resource: &Resource, mut body: Value) -> Result<Object, ApiError> {
     let Some(root) = body.as_object_mut() else {
@@ -146,6 +149,10 @@ pub(crate) fn for_create(
         }
         Behavior::Namespace => {
             object.root_mut().insert("status".to_owned(), json!({"phase": "Active"}));
+        }
+        // A copy of a bound claim is not bound: by its status it would have the other claim's disk.
+        _ if resource.group.is_empty() && STARTS_PENDING.contains(&resource.kind.as_str()) => {
+            object.root_mut().insert("status".to_owned(), json!({"phase": "Pending"}));
         }
         _ => {}
     }

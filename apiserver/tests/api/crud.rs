@@ -9,6 +9,26 @@ fn path(name: &str) -> String {
 }
 
 #[tokio::test]
+async fn a_claim_is_created_pending_whatever_it_says() {
+    let server = Server::start().await;
+    let claim = json!({
+        "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "copy"},
+        "spec": {"volumeName": "pv", "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
+        "status": {"phase": "Bound", "capacity": {"storage": "1Gi"}},
+    });
+    let path = "/api/v1/namespaces/default/persistentvolumeclaims";
+    server.create(path, &claim).await;
+    assert_eq!(server.get(&format!("{path}/copy")).await.1["status"], json!({"phase": "Pending"}));
+    let volume = json!({
+        "apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": "pv"},
+        "spec": {"capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"], "hostPath": {"path": "/v"}},
+        "status": {"phase": "Bound"},
+    });
+    server.create("/api/v1/persistentvolumes", &volume).await;
+    assert_eq!(server.get("/api/v1/persistentvolumes/pv").await.1["status"], json!({"phase": "Pending"}));
+}
+
+#[tokio::test]
 async fn a_new_object_gets_what_the_server_owns() {
     let server = Server::start().await;
     let mut body = widget("a", 3);

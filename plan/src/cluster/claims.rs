@@ -149,6 +149,20 @@ impl Named<'_> {
                 self.refuse("VolumeMissing", &format!("is bound to PersistentVolume {pv}, which does not exist"))
             );
         };
+        // As the kubelet does: a claim says of itself what it likes, and a volume has one claim.
+        let claim_ref = volume.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref());
+        let is_own = claim_ref.is_some_and(|of| {
+            of.namespace.as_deref() == Some(self.namespace)
+                && of.name.as_deref() == Some(self.name)
+                && of.uid.is_some()
+                && of.uid == claim.metadata.uid
+        });
+        if !is_own {
+            let why = format!(
+                "names PersistentVolume {pv}, which is not bound to it (spec.claimRef of the volume names its claim); create a volume of its own for it"
+            );
+            return Err(self.refuse("ClaimUnbound", &why));
+        }
         let Some(path) = path_of(volume) else {
             let why = format!(
                 "is bound to PersistentVolume {pv}, which is neither hostPath nor local: no other kind can hold a guest's disk"

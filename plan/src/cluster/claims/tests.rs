@@ -19,7 +19,7 @@ fn writer() -> VirtualMachineSpec {
 
 fn bound(modes: &[&str]) -> ObservedClaim {
     let claim = json!({
-        "metadata": {"namespace": "ns", "name": "c"},
+        "metadata": {"namespace": "ns", "name": "c", "uid": "u1"},
         "spec": {"volumeName": "pv", "accessModes": modes, "storageClassName": "fast"},
         "status": {"phase": "Bound"},
     });
@@ -27,6 +27,7 @@ fn bound(modes: &[&str]) -> ObservedClaim {
         "metadata": {"name": "pv"},
         "spec": {
             "local": {"path": "/v/pv"},
+            "claimRef": {"namespace": "ns", "name": "c", "uid": "u1"},
             "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [{"key": "host", "operator": "In", "values": ["a"]}]}]}},
         },
     });
@@ -87,6 +88,26 @@ fn what_is_missing_is_named_with_what_to_do() {
     let mut nfs = bound(&["ReadWriteOnce"]);
     Arc::make_mut(nfs.volume.as_mut().unwrap()).spec.as_mut().unwrap().local = None;
     refused(&writer(), nfs, "VolumeUnsupported", &["neither hostPath nor local"]);
+}
+
+#[test]
+fn a_volume_of_another_claim_is_not_given_to_one_that_says_it_is_bound() {
+    let words = &["names PersistentVolume pv, which is not bound to it", "spec.claimRef"];
+    for foreign in [
+        Value::Null,
+        json!({"namespace": "ns", "name": "c"}),
+        json!({"namespace": "ns", "name": "c", "uid": "u0"}),
+        json!({"namespace": "ns", "name": "other", "uid": "u1"}),
+        json!({"namespace": "other", "name": "c", "uid": "u1"}),
+    ] {
+        let mut claim = bound(&["ReadWriteOnce"]);
+        let volume = Arc::make_mut(claim.volume.as_mut().unwrap());
+        volume.spec.as_mut().unwrap().claim_ref = serde_json::from_value(foreign).unwrap();
+        refused(&writer(), claim, "ClaimUnbound", words);
+    }
+    let mut nameless = bound(&["ReadWriteOnce"]);
+    Arc::make_mut(nameless.claim.as_mut().unwrap()).metadata.uid = None;
+    refused(&writer(), nameless, "ClaimUnbound", words);
 }
 
 #[test]
