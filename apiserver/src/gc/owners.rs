@@ -180,7 +180,7 @@ async fn drop_finalizer(
     } else if resource.behavior == Behavior::Namespace {
         Mutation::DeleteNamespace { key: key.clone(), version, object: released }
     } else {
-        Mutation::Delete { key: key.clone(), version, object: released }
+        Mutation::Delete { key: key.clone(), version, object: released, before: None }
     };
     tracing::debug!(kind = resource.kind, namespace = key.namespace, name = key.name, finalizer, "released");
     settled(&key, core.store.write_one(mutation).await)

@@ -33,6 +33,8 @@ pub(crate) enum Mutation {
         version: u64,
         /// The last state, as watchers are told.
         object: Object,
+        /// The stored object, where a selector could tell it from the last state.
+        before: Option<Bytes>,
     },
     /// Removes a namespace, if nothing is in it.
     DeleteNamespace { key: Key, version: u64, object: Object },

@@ -180,9 +180,9 @@ fn apply_mutation(connection: &Connection, mutation: Mutation, progress: &mut Pr
             check_version(connection, &key, version)?;
             put(connection, key, object, LogKind::Modified, before.as_ref(), expires, progress)
         }
-        Mutation::Delete { key, version, object } => {
+        Mutation::Delete { key, version, object, before } => {
             check_version(connection, &key, version)?;
-            remove(connection, key, object, progress)
+            remove(connection, key, object, before.as_ref(), progress)
         }
         Mutation::DeleteNamespace { key, version, object } => {
             check_version(connection, &key, version)?;
@@ -193,7 +193,7 @@ fn apply_mutation(connection: &Connection, mutation: Mutation, progress: &mut Pr
             if occupied.is_some() {
                 return Err(WriteError::NamespaceNotEmpty.into());
             }
-            remove(connection, key, object, progress)
+            remove(connection, key, object, None, progress)
         }
     }
 }
@@ -265,14 +265,20 @@ fn put(
     Ok(Stored { version: progress.version, json: Bytes::from(json) })
 }
 
-fn remove(connection: &Connection, key: Key, mut object: Object, progress: &mut Progress) -> Result<Stored, Refusal> {
+fn remove(
+    connection: &Connection,
+    key: Key,
+    mut object: Object,
+    before: Option<&Bytes>,
+    progress: &mut Progress,
+) -> Result<Stored, Refusal> {
     let (version, json) = stamp(&mut object, progress);
     connection
         .prepare_cached("DELETE FROM objects WHERE resource = ?1 AND namespace = ?2 AND name = ?3")?
         .execute(params![&*key.resource, key.namespace, key.name])?;
     let former_owners = owners_of(connection, object.uid())?;
     connection.prepare_cached("DELETE FROM owners WHERE uid = ?1")?.execute([object.uid()])?;
-    append_log(connection, &key, version, LogKind::Deleted, &json, None)?;
+    append_log(connection, &key, version, LogKind::Deleted, &json, before)?;
     progress.changes.push(Change { key, uid: object.uid().to_owned(), what: ChangeKind::Gone, former_owners });
     Ok(Stored { version: progress.version, json: Bytes::from(json) })
 }
@@ -338,7 +344,7 @@ fn sweep_expired(connection: &Connection, progress: &mut Progress) -> rusqlite::
         .collect::<rusqlite::Result<_>>()?;
     for (key, json) in expired {
         let Ok(object) = Object::parse(json.as_bytes()) else { continue };
-        match remove(connection, key, object, progress) {
+        match remove(connection, key, object, None, progress) {
             Err(Refusal::Sqlite(error)) => return Err(error),
             Err(Refusal::Write(_)) | Ok(_) => {}
         }

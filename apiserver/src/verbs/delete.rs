@@ -218,7 +218,7 @@ pub(crate) async fn remove(
                 call.write(mutation).await.map(|json| Reply::object(StatusCode::OK, json))
             }
             Outcome::Gone(object) => {
-                call.write(Mutation::Delete { key, version, object }).await.map(|_| success(call, &old))
+                call.write(Mutation::Delete { key, version, object, before: None }).await.map(|_| success(call, &old))
             }
         };
         match result {

@@ -78,13 +78,13 @@ async fn store(call: &Call<'_>, name: &str, stored: &Stored, old: &Object, mut n
         return Ok(stored.json.clone());
     }
     let (key, version) = (call.key(name), stored.version);
+    let before = before_if_selectable(call.resource, stored, old, &new);
     let mutation = if !prepare::is_released(&new) {
-        let before = before_if_selectable(call.resource, stored, old, &new);
         Mutation::Update { key, version, object: new, before, expires: call.expires() }
     } else if call.resource.behavior == Behavior::Namespace {
         Mutation::DeleteNamespace { key, version, object: new }
     } else {
-        Mutation::Delete { key, version, object: new }
+        Mutation::Delete { key, version, object: new, before }
     };
     match call.write(mutation).await {
         Ok(json) => {

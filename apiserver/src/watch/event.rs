@@ -91,6 +91,8 @@ pub(super) fn as_seen(selection: &Selection, resource: &Resource, entry: &LogEnt
         (None, _) => matches_now,
     };
     match entry.kind {
+        // The write that ended it may have taken it out of the selection, too.
+        LogKind::Deleted if matched_before && !matches_now => Some(("DELETED", last_match(entry))),
         LogKind::Deleted => matched_before.then(|| ("DELETED", entry.json.clone())),
         _ => match (matched_before, matches_now) {
             (false, true) => Some(("ADDED", entry.json.clone())),

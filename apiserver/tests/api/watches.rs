@@ -242,3 +242,19 @@ async fn list_and_watch_never_miss_or_double_an_event() {
         assert_eq!(watcher.await.unwrap().objects, truth);
     }
 }
+
+#[tokio::test]
+async fn a_write_that_ends_an_object_and_its_label_is_a_deletion_to_who_selects_it() {
+    let server = Server::start().await;
+    let mut body = widget("a", 1);
+    body["metadata"]["labels"] = json!({"tier": "front"});
+    body["metadata"]["finalizers"] = json!(["test.io/hold"]);
+    server.create(WIDGETS, &body).await;
+    server.delete(&path("a"), &Value::Null).await;
+    let mut watch = server.watch(&format!("{WIDGETS}?watch=1&labelSelector=tier%3Dfront")).await;
+    assert_eq!(watch.next_line().await, "ADDED a");
+    let (code, _) = server.merge(&path("a"), &json!({"metadata": {"finalizers": null, "labels": null}})).await;
+    assert_eq!(code, 200);
+    let (kind, last) = watch.next().await.unwrap();
+    assert_eq!((kind.as_str(), &last["metadata"]["labels"]), ("DELETED", &json!({"tier": "front"})), "{last}");
+}
