@@ -29,6 +29,9 @@ use queue::{Queue, Work};
 /// How long failed work waits: a full disk does not get better by asking at once.
 const RETRY_DELAY: Duration = Duration::from_secs(5);
 
+/// How long work waits that met a conflict: most are over at once, some as long as other objects are there.
+const CONFLICT_DELAY: Duration = Duration::from_millis(200);
+
 /// Collects until shutdown.
 pub(crate) async fn run(core: Arc<Core>, mut changes: UnboundedReceiver<Change>) {
     let mut queue = Queue::default();
@@ -56,8 +59,8 @@ pub(crate) async fn run(core: Arc<Core>, mut changes: UnboundedReceiver<Change>)
         }
         match execute(&core, &mut queue, &work).await {
             Ok(()) => {}
-            // Somebody else wrote in between: look again at what is there now.
-            Err(error) if error.code == StatusCode::CONFLICT => queue.push(work),
+            // Somebody else wrote in between, or something is in the way: look again at what is there then.
+            Err(error) if error.code == StatusCode::CONFLICT => queue.retry(work, CONFLICT_DELAY),
             Err(error) => {
                 tracing::warn!(?work, %error, "garbage collection failed, will try again");
                 queue.retry(work, RETRY_DELAY);

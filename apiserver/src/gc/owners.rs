@@ -21,7 +21,7 @@ use crate::verbs::{Call, before_if_selectable, is_released, parse_stored};
 /// What an owner reference is worth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Owner {
-    /// The owner is there, or its kind is not served, so that nobody knows.
+    /// The owner is there; or its kind is not served, or the reference does not say where it is, so that nobody knows.
     Lives,
     /// The owner is being deleted in the foreground, and waits for its dependents.
     Waits,
@@ -130,6 +130,10 @@ async fn settle_owners(
 async fn judge(core: &Arc<Core>, dependent: &Key, reference: &OwnerReference) -> Result<Owner, ApiError> {
     let registry = core.registry();
     let Some(resource) = registry.by_kind(reference.group(), &reference.kind) else { return Ok(Owner::Lives) };
+    if resource.is_namespaced && dependent.namespace.is_empty() {
+        // In which namespace? The reference is not allowed, which is no reason to delete whoever has it.
+        return Ok(Owner::Lives);
+    }
     let namespace = if resource.is_namespaced { dependent.namespace.as_str() } else { "" };
     let key = resource.key(namespace, &reference.name);
     let Some(stored) = core.store.get(&key).await? else { return Ok(Owner::Gone) };

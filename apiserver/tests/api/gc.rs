@@ -148,3 +148,37 @@ async fn what_was_left_undone_is_done_after_a_restart() {
     server.wait_gone(&path("child")).await;
     assert_eq!(server.get(&path("held")).await.0, 200);
 }
+
+#[tokio::test]
+async fn a_cluster_scoped_object_survives_an_owner_that_cannot_be_looked_up() {
+    let server = Server::start().await;
+    let owner = server.create(WIDGETS, &widget("owner", 1)).await;
+    let node = json!({
+        "apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1", "ownerReferences": [reference(&owner)]},
+    });
+    server.create("/api/v1/nodes", &node).await;
+    // Looked at after the node: what is there then stays.
+    server.create(WIDGETS, &owned_by(&json!({"metadata": {"name": "none", "uid": "none"}}), "child")).await;
+    server.wait_gone(&path("child")).await;
+    assert_eq!(server.get("/api/v1/nodes/n1").await.0, 200);
+}
+
+#[tokio::test]
+async fn what_is_in_the_way_of_garbage_is_waited_for() {
+    let server = Server::start().await;
+    let mut definition = serde_json::to_value(crate::harness::definition()).unwrap();
+    definition["metadata"] = json!({"name": "gadgets.test.io"});
+    definition["spec"]["names"] = json!({"plural": "gadgets", "singular": "gadget", "kind": "Gadget"});
+    let definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    server.create(definitions, &definition).await;
+    let gadgets = "/apis/test.io/v1/namespaces/default/gadgets";
+    server.create(gadgets, &json!({"apiVersion": "test.io/v1", "kind": "Gadget", "metadata": {"name": "g"}, "spec": {"size": 1}})).await;
+    let gone = json!({"apiVersion": "v1", "kind": "Node", "name": "none", "uid": "none"});
+    let definition = format!("{definitions}/gadgets.test.io");
+    server.merge(&definition, &json!({"metadata": {"ownerReferences": [gone]}})).await;
+    server.create(WIDGETS, &owned_by(&json!({"metadata": {"name": "none", "uid": "none"}}), "child")).await;
+    server.wait_gone(&path("child")).await;
+    assert_eq!(server.get(&definition).await.0, 200, "one of it is left");
+    server.delete(&format!("{gadgets}/g"), &Value::Null).await;
+    server.wait_gone(&definition).await;
+}
