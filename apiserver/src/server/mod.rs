@@ -100,8 +100,9 @@ impl ApiServer {
         let local_addr = listener.local_addr().map_err(bind)?;
         let identity = tls::Identity::load_or_make(self.data_dir.path(), self.listen.ip(), &self.names)?;
         let kubeconfig = identity.write_kubeconfig(self.data_dir.path(), local_addr)?;
-        if let Some(group) = self.kubeconfig_group {
-            identity.write_group_kubeconfig(self.data_dir.path(), local_addr, group)?;
+        match self.kubeconfig_group {
+            Some(group) => identity.write_group_kubeconfig(self.data_dir.path(), local_addr, group)?,
+            None => tls::Identity::remove_group_kubeconfig(self.data_dir.path())?,
         }
         let url = tls::url(local_addr, self.names.first().map(String::as_str));
         bootstrap::put_cluster_info(&self.core.store, &url, identity.authority_pem()).await?;

@@ -43,6 +43,14 @@ pub(super) fn write_private(path: &Path, bytes: &[u8]) -> Result<(), StartError>
     write().map_err(unusable(path))
 }
 
+/// Removes a file, if it is there.
+pub(super) fn remove(path: &Path) -> Result<(), StartError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(unusable(path)(error)),
+        _ => Ok(()),
+    }
+}
+
 /// As [`write_private`], and then lets a group read it.
 pub(super) fn write_for_group(path: &Path, bytes: &[u8], group: u32) -> Result<(), StartError> {
     let unfinished = path.with_extension("unfinished");

@@ -105,6 +105,14 @@ impl Purpose {
 }
 
 impl Leaf {
+    /// Removes certificate and key, if they are there.
+    pub(super) fn remove(directory: &Path, purpose: &Purpose) -> Result<(), StartError> {
+        for ending in ["crt", "key"] {
+            files::remove(&directory.join(format!("{}.{ending}", purpose.file_stem())))?;
+        }
+        Ok(())
+    }
+
     /// Reads a certificate and its key; makes new ones if they are missing, end soon, are not of this authority, or do
     /// not name the listen address.
     pub(super) fn load_or_make(directory: &Path, authority: &Authority, purpose: &Purpose) -> Result<Self, StartError> {

@@ -87,6 +87,12 @@ impl Identity {
         files::write_for_group(&data_dir.join(GROUP_KUBECONFIG), text.as_bytes(), group)
     }
 
+    /// Takes back what [`Self::write_group_kubeconfig`] wrote. Copies that members made are good until their certificate ends.
+    pub(crate) fn remove_group_kubeconfig(data_dir: &Path) -> Result<(), StartError> {
+        files::remove(&data_dir.join(GROUP_KUBECONFIG))?;
+        Leaf::remove(&data_dir.join(DIRECTORY), &Purpose::GroupMember)
+    }
+
     /// The authority's certificate (PEM).
     pub(crate) fn authority_pem(&self) -> &str {
         self.authority.certificate_pem()
