@@ -7,7 +7,7 @@ mod policy;
 mod roles;
 
 use k8s_openapi::api::admissionregistration::v1::ValidatingAdmissionPolicy;
-use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -85,6 +85,11 @@ impl AccessRules {
     /// Whether a role gives the user this.
     pub(crate) fn allows(&self, user: &User, wish: &Wish<'_>) -> bool {
         self.grants.iter().any(|grant| grant.allows(user, wish))
+    }
+
+    /// The rules of all roles that the user has in a namespace.
+    pub(crate) fn rules<'a>(&'a self, user: &'a User, namespace: &'a str) -> impl Iterator<Item = &'a PolicyRule> {
+        self.grants.iter().flat_map(move |grant| grant.rules(user, namespace))
     }
 
     /// What the policies say against a write; none if nothing.

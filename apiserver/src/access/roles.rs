@@ -50,6 +50,13 @@ impl Grant {
         Some(Self { subjects, namespace: namespace.clone(), rules: rules.unwrap_or_default() })
     }
 
+    /// What it gives the user in a namespace.
+    pub(super) fn rules(&self, user: &User, namespace: &str) -> &[PolicyRule] {
+        let holds = self.subjects.iter().any(|subject| is(subject, user))
+            && self.namespace.as_deref().is_none_or(|own| own == namespace);
+        if holds { &self.rules } else { &[] }
+    }
+
     pub(super) fn allows(&self, user: &User, wish: &Wish<'_>) -> bool {
         self.subjects.iter().any(|subject| is(subject, user))
             && self.namespace.as_deref().is_none_or(|namespace| wish.namespace == Some(namespace))

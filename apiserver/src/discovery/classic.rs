@@ -70,6 +70,9 @@ fn entries(resource: &Resource) -> Vec<Value> {
     if resource.has_status {
         entries.push(subresource("status", &["get", "patch", "update"]));
     }
+    if resource.behavior == Behavior::SigningRequest {
+        entries.push(subresource("approval", &["patch", "update"]));
+    }
     if resource.behavior == Behavior::Namespace {
         entries.push(subresource("finalize", &["update"]));
     }

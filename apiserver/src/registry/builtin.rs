@@ -66,6 +66,8 @@ const TABLE: &[Row] = &[
         .cluster().verbs(Verbs::CreateOnly).is(Behavior::SelfSubjectReview),
     row("authorization.k8s.io", "SelfSubjectAccessReview", "selfsubjectaccessreviews", "selfsubjectaccessreview", NONE)
         .cluster().verbs(Verbs::CreateOnly).is(Behavior::SelfSubjectAccessReview),
+    row("authorization.k8s.io", "SelfSubjectRulesReview", "selfsubjectrulesreviews", "selfsubjectrulesreview", NONE)
+        .cluster().verbs(Verbs::CreateOnly).is(Behavior::SelfSubjectRulesReview),
 ];
 
 const fn row(

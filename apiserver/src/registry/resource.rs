@@ -51,6 +51,8 @@ pub(crate) enum Behavior {
     SelfSubjectReview,
     /// Answered from what the user may do.
     SelfSubjectAccessReview,
+    /// Answered with all that the user may do.
+    SelfSubjectRulesReview,
 }
 
 /// How objects of a resource are checked.

@@ -120,15 +120,11 @@ fn is_cluster_info(wish: &Wish<'_>) -> bool {
         && (wish.namespace, wish.name) == (Some(CLUSTER_INFO_NAMESPACE), Some(CLUSTER_INFO))
 }
 
-/// Whoever is somebody may ask who that is, and what that one may: Kubernetes' ClusterRole `system:basic-user`.
+/// Whoever is somebody may ask who that is, and what that one may.
 fn is_self_review(wish: &Wish<'_>) -> bool {
-    let what = (wish.group, wish.resource, wish.subresource);
     wish.verb == "create"
-        && [
-            ("authentication.k8s.io", "selfsubjectreviews", None),
-            ("authorization.k8s.io", "selfsubjectaccessreviews", None),
-        ]
-        .contains(&what)
+        && wish.subresource.is_none()
+        && verbs::review::SELF_REVIEWS.contains(&(wish.group, wish.resource))
 }
 
 /// Paths that describe the server itself.
@@ -221,9 +217,9 @@ async fn collection(
         Method::POST => {
             let bytes = body::read(request_body).await?;
             let reply = match call.resource.behavior {
-                Behavior::SelfSubjectReview | Behavior::SelfSubjectAccessReview => {
-                    verbs::review::review(call, headers, &bytes)?
-                }
+                Behavior::SelfSubjectReview
+                | Behavior::SelfSubjectAccessReview
+                | Behavior::SelfSubjectRulesReview => verbs::review::review(call, headers, &bytes)?,
                 _ if call.resource.is_namespaced && call.namespace.is_empty() => {
                     return Err(ApiError::method_not_allowed());
                 }

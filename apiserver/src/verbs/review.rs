@@ -11,13 +11,21 @@ use crate::http::body;
 use crate::registry::Behavior;
 use crate::status::ApiError;
 
+/// Groups and resources of the reviews that whoever is somebody may ask for: Kubernetes' ClusterRole `system:basic-user`.
+pub(crate) const SELF_REVIEWS: [(&str, &str); 3] = [
+    ("authentication.k8s.io", "selfsubjectreviews"),
+    ("authorization.k8s.io", "selfsubjectaccessreviews"),
+    ("authorization.k8s.io", "selfsubjectrulesreviews"),
+];
+
 /// Answers a self-subject review.
 pub(crate) fn review(call: &Call<'_>, headers: &HeaderMap, bytes: &Bytes) -> Result<Reply, ApiError> {
     let mut object = prepare::decode(call.resource, body::parse(headers, bytes)?)?;
-    let status = if call.resource.behavior == Behavior::SelfSubjectReview {
-        json!({"userInfo": call.user.info()})
-    } else {
-        access(call, &object.value()["spec"])
+    let spec = &object.value()["spec"];
+    let status = match call.resource.behavior {
+        Behavior::SelfSubjectReview => json!({"userInfo": call.user.info()}),
+        Behavior::SelfSubjectRulesReview => rules(call, spec["namespace"].as_str().unwrap_or_default()),
+        _ => access(call, spec),
     };
     object.root_mut().insert("status".to_owned(), status);
     Ok(Reply::object(StatusCode::CREATED, Bytes::from(object.into_value().to_string())))
@@ -52,4 +60,23 @@ fn access(call: &Call<'_>, spec: &Value) -> Value {
     } else {
         json!({"allowed": false, "reason": "no role allows it"})
     }
+}
+
+/// All that the user may do in a namespace, and beside namespaces.
+fn rules(call: &Call<'_>, namespace: &str) -> Value {
+    let all = ["*"];
+    if call.user.is_master() {
+        return json!({
+            "resourceRules": [{"verbs": all, "apiGroups": all, "resources": all}],
+            "nonResourceRules": [{"verbs": all, "nonResourceURLs": all}],
+            "incomplete": false,
+        });
+    }
+    let mut found: Vec<Value> = call.core.access.rules(call.user, namespace).map(|rule| json!(rule)).collect();
+    for (group, resource) in SELF_REVIEWS {
+        found.push(json!({"verbs": ["create"], "apiGroups": [group], "resources": [resource]}));
+    }
+    json!({
+        "resourceRules": found, "nonResourceRules": [{"verbs": ["get"], "nonResourceURLs": all}], "incomplete": false,
+    })
 }

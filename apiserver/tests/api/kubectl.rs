@@ -280,3 +280,30 @@ async fn kubectl_finds_its_way_around() {
     assert_eq!(kubectl.ok(&["get", "--raw", "/readyz"]).await, "ok");
     assert!(kubectl.ok(&["get", "crd"]).await.contains("widgets.test.io"));
 }
+
+#[tokio::test]
+async fn kubectl_judges_signing_requests_and_lists_what_one_may() {
+    let Some((server, kubectl)) = start("kubectl_judges_signing_requests").await else { return };
+    let key = rcgen::KeyPair::generate().unwrap();
+    let pem = rcgen::CertificateParams::default().serialize_request(&key).unwrap().pem().unwrap();
+    for name in ["good", "bad"] {
+        let request = json!({
+            "apiVersion": "certificates.k8s.io/v1", "kind": "CertificateSigningRequest", "metadata": {"name": name},
+            "spec": {
+                "request": base64::Engine::encode(&base64::engine::general_purpose::STANDARD, &pem),
+                "signerName": "kubernetes.io/kube-apiserver-client", "usages": ["client auth"],
+            },
+        });
+        server.create("/apis/certificates.k8s.io/v1/certificatesigningrequests", &request).await;
+    }
+    kubectl.ok(&["certificate", "approve", "good"]).await;
+    kubectl.ok(&["certificate", "deny", "bad"]).await;
+    let shown = kubectl.ok(&["get", "csr", "--no-headers"]).await;
+    let condition = |name: &str| shown.lines().find(|line| line.starts_with(name)).unwrap().split_whitespace().last();
+    assert_eq!((condition("good"), condition("bad")), (Some("Approved,Issued"), Some("Denied")), "{shown}");
+    assert!(kubectl.ok(&["auth", "can-i", "--list"]).await.contains("*.*"));
+    let listed = kubectl.ok(&["auth", "can-i", "--list", "--as", "nobody"]).await;
+    assert!(listed.contains("selfsubjectreviews.authentication.k8s.io") && !listed.contains("*.*"), "{listed}");
+    let (_, resources) = server.get("/apis/certificates.k8s.io/v1").await;
+    assert!(resources.to_string().contains("certificatesigningrequests/approval"), "{resources}");
+}

@@ -15,6 +15,7 @@ pub(super) struct Field {
 #[derive(Clone, Copy)]
 pub(super) enum Kind {
     Text,
+    Bytes,
     Number,
     Flag,
     Time,
@@ -40,6 +41,8 @@ pub(super) fn find(kind: &str) -> Option<Message> {
         "Lease" => LEASE,
         "SelfSubjectReview" => SELF_SUBJECT_REVIEW,
         "SelfSubjectAccessReview" => SELF_SUBJECT_ACCESS_REVIEW,
+        "SelfSubjectRulesReview" => SELF_SUBJECT_RULES_REVIEW,
+        "CertificateSigningRequest" => CERTIFICATE_SIGNING_REQUEST,
         "DeleteOptions" => DELETE_OPTIONS,
         _ => return None,
     })
@@ -140,6 +143,42 @@ const RESOURCE_ATTRIBUTES: Message = &[
     f(5, "resource", Kind::Text),
     f(6, "subresource", Kind::Text),
     f(7, "name", Kind::Text),
+];
+
+const SELF_SUBJECT_RULES_REVIEW: Message =
+    &[METADATA, f(2, "spec", Kind::Message(&[f(1, "namespace", Kind::Text)]))];
+
+/// Without `spec.extra`, which the server writes itself.
+const CERTIFICATE_SIGNING_REQUEST: Message = &[
+    METADATA,
+    f(2, "spec", Kind::Message(CERTIFICATE_SIGNING_REQUEST_SPEC)),
+    f(
+        3,
+        "status",
+        Kind::Message(&[
+            f(1, "conditions", Kind::MessageList(CERTIFICATE_SIGNING_REQUEST_CONDITION)),
+            f(2, "certificate", Kind::Bytes),
+        ]),
+    ),
+];
+
+const CERTIFICATE_SIGNING_REQUEST_SPEC: Message = &[
+    f(1, "request", Kind::Bytes),
+    f(2, "username", Kind::Text),
+    f(3, "uid", Kind::Text),
+    f(4, "groups", Kind::TextList),
+    f(5, "usages", Kind::TextList),
+    f(7, "signerName", Kind::Text),
+    f(8, "expirationSeconds", Kind::Number),
+];
+
+const CERTIFICATE_SIGNING_REQUEST_CONDITION: Message = &[
+    f(1, "type", Kind::Text),
+    f(2, "reason", Kind::Text),
+    f(3, "message", Kind::Text),
+    f(4, "lastUpdateTime", Kind::Time),
+    f(5, "lastTransitionTime", Kind::Time),
+    f(6, "status", Kind::Text),
 ];
 
 const DELETE_OPTIONS: Message = &[

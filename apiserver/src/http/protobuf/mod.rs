@@ -1,5 +1,5 @@
 //! Protobuf bodies of the kinds that kubectl and Go clients send in it: kubectl does so whenever it makes a built-in
-//! object itself (`create namespace`, `create secret`, `auth can-i`), and has no fallback. Answers are JSON always.
+//! object itself (`create namespace`, `create secret`, `auth can-i`, `certificate approve`), and has no fallback. Answers are JSON always.
 //!
 //! A body is `k8s\0`, then a `runtime.Unknown` that wraps the object:
 //! <https://kubernetes.io/docs/reference/using-api/api-concepts/#protobuf-encoding>. Fields that are not in [`messages`]
@@ -77,8 +77,9 @@ fn read(message: Message, bytes: &[u8]) -> Result<Map<String, Value>, Broken> {
 
 fn put(object: &mut Map<String, Value>, name: &str, kind: Kind, bytes: &[u8]) -> Result<(), Broken> {
     let value = match kind {
-        Kind::Text if bytes.is_empty() => return Ok(()),
+        Kind::Text | Kind::Bytes if bytes.is_empty() => return Ok(()),
         Kind::Text => json!(wire::text(bytes)?),
+        Kind::Bytes => json!(wire::base64(bytes)),
         Kind::Time => match time(bytes)? {
             Some(time) => json!(crate::object::timestamp(time)),
             None => return Ok(()),
