@@ -8,8 +8,8 @@ use super::User;
 
 const CREDENTIAL_ID: &str = "authentication.kubernetes.io/credential-id";
 
-/// The user that a verified certificate names; `None` if it names nobody.
-pub(crate) fn from_certificate(der: &CertificateDer<'_>) -> Option<User> {
+/// The user that a verified certificate names, and until when it does; `None` if it names nobody.
+pub(crate) fn from_certificate(der: &CertificateDer<'_>) -> Option<(User, jiff::Timestamp)> {
     let (_, certificate) = X509Certificate::from_der(der).ok()?;
     let subject = certificate.subject();
     let name = subject.iter_common_name().next()?.as_str().ok()?.to_owned();
@@ -23,5 +23,6 @@ pub(crate) fn from_certificate(der: &CertificateDer<'_>) -> Option<User> {
         .collect();
     // As kube-apiserver has it: which of a user's certificates was shown.
     user.extra.insert(CREDENTIAL_ID.to_owned(), vec![format!("X509SHA256={digest}")]);
-    Some(user)
+    let until = jiff::Timestamp::from_second(certificate.validity().not_after.timestamp()).ok()?;
+    Some((user, until))
 }

@@ -22,6 +22,9 @@ use crate::status::ApiError;
 /// How long a client may take for its handshake, and for the head of a request. Guests may reach this port.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How often the end of a certificate is held against the clock.
+const LOOK_AT_CLOCK: Duration = Duration::from_mins(1);
+
 /// Requests of one HTTP/2 connection at a time; each watch is one.
 const MAX_CONCURRENT_STREAMS: u32 = 250;
 
@@ -52,7 +55,8 @@ async fn talk(core: Arc<Core>, acceptor: TlsAcceptor, socket: TcpStream, peer: S
         Err(_) => return,
     };
     let certificates = stream.get_ref().1.peer_certificates();
-    let user = certificates.and_then(|chain| chain.first()).and_then(from_certificate);
+    let shown = certificates.and_then(|chain| chain.first()).and_then(from_certificate);
+    let (user, until) = shown.map_or((None, None), |(user, until)| (Some(user), Some(until)));
     let shutdown = core.shutdown.clone();
     // Whoever is nobody is told so, and may not hold the connection.
     if user.is_some() {
@@ -61,7 +65,12 @@ async fn talk(core: Arc<Core>, acceptor: TlsAcceptor, socket: TcpStream, peer: S
     let asker = Arc::clone(&guest);
     let service = service_fn(move |request| {
         let (core, user, guest) = (Arc::clone(&core), user.clone(), Arc::clone(&asker));
-        async move { Ok::<_, Infallible>(answer(core, user, &guest, request).await) }
+        async move {
+            if until.is_some_and(|until| jiff::Timestamp::now() > until) {
+                return Ok::<_, Infallible>(ApiError::unauthorized().to_response());
+            }
+            Ok(answer(core, user, &guest, request).await)
+        }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HANDSHAKE_TIMEOUT);
@@ -75,6 +84,8 @@ async fn talk(core: Arc<Core>, acceptor: TlsAcceptor, socket: TcpStream, peer: S
             connection.await
         }
         () = expire(&guest) => return,
+        // With its watches: who shows a newer certificate connects anew.
+        () = end_of(until) => return,
     };
     if let Err(error) = result {
         tracing::debug!(%peer, %error, "connection ended");
@@ -86,6 +97,18 @@ async fn expire(guest: &Guest) {
     tokio::time::sleep(HANDSHAKE_TIMEOUT).await;
     if guest.has_left() {
         std::future::pending::<()>().await;
+    }
+}
+
+/// Returns when a certificate has ended, by the clock of the wall, which sleeping does not follow.
+async fn end_of(until: Option<jiff::Timestamp>) {
+    let Some(until) = until else { return std::future::pending().await };
+    loop {
+        let left = Duration::try_from(until.duration_since(jiff::Timestamp::now())).unwrap_or_default();
+        if left.is_zero() {
+            return;
+        }
+        tokio::time::sleep(left.min(LOOK_AT_CLOCK)).await;
     }
 }
 

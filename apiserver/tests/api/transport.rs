@@ -28,6 +28,18 @@ async fn connect(server: &Server, kubectl: &Kubectl, as_admin: bool) -> TlsStrea
 }
 
 async fn connect_to(pki: &Path, address: SocketAddr, as_admin: bool) -> TlsStream<TcpStream> {
+    let pair = as_admin.then(|| {
+        let certificate = CertificateDer::from_pem_file(pki.join("admin.crt")).unwrap();
+        (certificate, PrivateKeyDer::from_pem_file(pki.join("admin.key")).unwrap())
+    });
+    connect_with(pki, address, pair).await
+}
+
+async fn connect_with(
+    pki: &Path,
+    address: SocketAddr,
+    pair: Option<(CertificateDer<'static>, PrivateKeyDer<'static>)>,
+) -> TlsStream<TcpStream> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(pki.join("ca.crt")).unwrap()).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -35,9 +47,7 @@ async fn connect_to(pki: &Path, address: SocketAddr, as_admin: bool) -> TlsStrea
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_root_certificates(roots);
-    let config = if as_admin {
-        let certificate = CertificateDer::from_pem_file(pki.join("admin.crt")).unwrap();
-        let key = PrivateKeyDer::from_pem_file(pki.join("admin.key")).unwrap();
+    let config = if let Some((certificate, key)) = pair {
         builder.with_client_auth_cert(vec![certificate], key).unwrap()
     } else {
         builder.with_no_client_auth()
@@ -67,6 +77,35 @@ async fn nobody_gets_anything_without_a_certificate() {
     }
     let answer = ask(&mut connect(&server, &kubectl, true).await, "/healthz").await;
     assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.ends_with("ok"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_connection_ends_with_the_certificate_that_opened_it() {
+    let server = Server::start().await;
+    let kubectl = server.listen().await;
+    let pki = server.directory.path().join("data/pki");
+    let read = |name: &str| std::fs::read_to_string(pki.join(name)).unwrap();
+    let authority = rcgen::KeyPair::from_pem(&read("ca.key")).unwrap();
+    let issuer = rcgen::Issuer::from_ca_cert_pem(&read("ca.crt"), authority).unwrap();
+    let mut params = rcgen::CertificateParams::default();
+    params.distinguished_name.push(rcgen::DnType::CommonName, "brief");
+    params.distinguished_name.push(rcgen::DnType::OrganizationName, "system:masters");
+    params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+    params.not_before = time::OffsetDateTime::now_utc() - time::Duration::minutes(1);
+    params.not_after = time::OffsetDateTime::now_utc() + time::Duration::seconds(3);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate = params.signed_by(&key, &issuer).unwrap();
+    let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
+    let mut stream =
+        connect_with(&pki, kubectl.endpoint.local_addr, Some((certificate.der().clone(), key))).await;
+    let head = "GET /api/v1/namespaces?watch=1 HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut seen = Vec::new();
+    // The end comes without TLS's own.
+    let end = tokio::time::timeout(crate::harness::DEADLINE, stream.read_to_end(&mut seen)).await;
+    assert!(end.is_ok(), "the watch outlives its certificate");
+    let seen = String::from_utf8_lossy(&seen);
+    assert!(seen.starts_with("HTTP/1.1 200") && seen.contains("kube-system"), "{seen}");
 }
 
 /// Set in the process below: the directory that it serves.
