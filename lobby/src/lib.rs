@@ -98,7 +98,10 @@ impl Drop for Guest {
 
 impl fmt::Debug for Guest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Guest").field("number", &self.number).field("has_left", &self.has_left()).finish_non_exhaustive()
+        f.debug_struct("Guest")
+            .field("number", &self.number)
+            .field("has_left", &self.has_left())
+            .finish_non_exhaustive()
     }
 }
 

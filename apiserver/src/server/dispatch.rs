@@ -217,9 +217,9 @@ async fn collection(
         Method::POST => {
             let bytes = body::read(request_body).await?;
             let reply = match call.resource.behavior {
-                Behavior::SelfSubjectReview
-                | Behavior::SelfSubjectAccessReview
-                | Behavior::SelfSubjectRulesReview => verbs::review::review(call, headers, &bytes)?,
+                Behavior::SelfSubjectReview | Behavior::SelfSubjectAccessReview | Behavior::SelfSubjectRulesReview => {
+                    verbs::review::review(call, headers, &bytes)?
+                }
                 _ if call.resource.is_namespaced && call.namespace.is_empty() => {
                     return Err(ApiError::method_not_allowed());
                 }

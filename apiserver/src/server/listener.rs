@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use lobby::Lobby;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
 use super::{Core, connection};
@@ -16,7 +17,7 @@ const ACCEPT_BACK_OFF: Duration = Duration::from_millis(200);
 const STRANGERS: usize = 64;
 
 /// Serves each connection in a task of its own.
-pub(super) async fn serve(core: Arc<Core>, listener: TcpListener, acceptor: TlsAcceptor) {
+pub(super) async fn serve(core: Arc<Core>, listener: TcpListener, acceptor: watch::Receiver<TlsAcceptor>) {
     let lobby = Lobby::new(STRANGERS);
     loop {
         let accepted = tokio::select! {
@@ -26,7 +27,8 @@ pub(super) async fn serve(core: Arc<Core>, listener: TcpListener, acceptor: TlsA
         match accepted {
             Ok((socket, peer)) => {
                 let guest = Arc::new(lobby.enter());
-                core.tasks.spawn(connection::serve(Arc::clone(&core), acceptor.clone(), socket, peer, guest));
+                let acceptor = acceptor.borrow().clone();
+                core.tasks.spawn(connection::serve(Arc::clone(&core), acceptor, socket, peer, guest));
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");

@@ -25,13 +25,20 @@ pub use local_service::LocalService;
 pub use mount::Mount;
 pub use options::Options;
 
+use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
+
 use crate::auth::User;
+use crate::status::chain;
 use crate::store::Store;
 use crate::{gc, tls};
 use data_dir::DataDir;
 
 /// Name of the store in the data directory.
 const STORE_FILE: &str = "store.db";
+
+/// How often is looked whether certificates end soon.
+const CERTIFICATE_INTERVAL: Duration = Duration::from_hours(24);
 
 /// How long requests in flight may take at shutdown.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
@@ -99,18 +106,51 @@ impl ApiServer {
         let listener = tokio::net::TcpListener::bind(self.listen).await.map_err(bind)?;
         let local_addr = listener.local_addr().map_err(bind)?;
         let identity = tls::Identity::load_or_make(self.data_dir.path(), self.listen.ip(), &self.names)?;
-        let kubeconfig = identity.write_kubeconfig(self.data_dir.path(), local_addr)?;
-        match self.kubeconfig_group {
-            Some(group) => identity.write_group_kubeconfig(self.data_dir.path(), local_addr, group)?,
-            None => tls::Identity::remove_group_kubeconfig(self.data_dir.path())?,
-        }
+        let kubeconfig = self.write_kubeconfigs(&identity, local_addr)?;
         let url = tls::url(local_addr, self.names.first().map(String::as_str));
         bootstrap::put_cluster_info(&self.core.store, &url, identity.authority_pem()).await?;
-        let acceptor = identity.acceptor()?;
+        let (shown, acceptor) = watch::channel(identity.acceptor()?);
         // Set once: a second listen has the same authority.
         let _ = self.core.signer.set(identity.signer());
         self.core.tasks.spawn(listener::serve(Arc::clone(&self.core), listener, acceptor));
+        let renewing = self.clone().keep_certificates(identity, local_addr, shown);
+        self.core.tasks.spawn(self.core.shutdown.clone().run_until_cancelled_owned(renewing));
         Ok(Endpoint { local_addr, kubeconfig })
+    }
+
+    fn write_kubeconfigs(&self, identity: &tls::Identity, address: SocketAddr) -> Result<PathBuf, StartError> {
+        let directory = self.data_dir.path();
+        match self.kubeconfig_group {
+            Some(group) => identity.write_group_kubeconfig(directory, address, group)?,
+            None => tls::Identity::remove_group_kubeconfig(directory)?,
+        }
+        identity.write_kubeconfig(directory, address)
+    }
+
+    /// Renews certificates and kubeconfigs before they end, and shows new connections the new one. The authority lives longer than any host.
+    async fn keep_certificates(
+        self,
+        mut identity: tls::Identity,
+        address: SocketAddr,
+        shown: watch::Sender<TlsAcceptor>,
+    ) {
+        loop {
+            tokio::time::sleep(CERTIFICATE_INTERVAL).await;
+            let now = time::OffsetDateTime::now_utc();
+            let renewed = identity.renewed(self.data_dir.path(), self.listen.ip(), &self.names, now);
+            let result = renewed.and_then(|newest| {
+                self.write_kubeconfigs(&newest, address)?;
+                if !newest.shows_same(&identity) {
+                    shown.send_replace(newest.acceptor()?);
+                    tracing::info!("renewed the server's certificate");
+                }
+                identity = newest;
+                Ok(())
+            });
+            if let Err(error) = result {
+                tracing::warn!(error = chain(&error), "cannot renew certificates, will try again");
+            }
+        }
     }
 
     /// Stops accepting, ends watches, lets requests in flight finish (5 s at most), then closes the store. Without it,

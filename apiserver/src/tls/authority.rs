@@ -16,6 +16,7 @@ const LIFETIME: Duration = Duration::days(365 * 20);
 const RENEW_WITHIN: Duration = Duration::days(365);
 
 /// Signs the server's and the administrator's certificate.
+#[derive(Clone)]
 pub(super) struct Authority {
     issuer: Arc<Issuer<'static, KeyPair>>,
     certificate_pem: String,

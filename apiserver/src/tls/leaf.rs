@@ -19,7 +19,7 @@ pub(super) const CLOCK_SKEW: Duration = Duration::minutes(5);
 /// Lifetime of a certificate.
 const LIFETIME: Duration = Duration::days(365 * 2);
 
-/// When less than this is left at a start, a certificate is made anew.
+/// When less than this is left at a look, a certificate is made anew.
 const RENEW_WITHIN: Duration = Duration::days(180);
 
 /// Name of the administrator, as kubeadm has it.
@@ -79,8 +79,7 @@ impl Purpose {
         Ok(names)
     }
 
-    fn params(&self) -> Result<CertificateParams, rcgen::Error> {
-        let now = OffsetDateTime::now_utc();
+    fn params(&self, now: OffsetDateTime) -> Result<CertificateParams, rcgen::Error> {
         let mut params = CertificateParams::default();
         let name = match self {
             Self::Server { .. } => "ovm-apiserver",
@@ -115,18 +114,23 @@ impl Leaf {
 
     /// Reads a certificate and its key; makes new ones if they are missing, end soon, are not of this authority, or do
     /// not name the listen address.
-    pub(super) fn load_or_make(directory: &Path, authority: &Authority, purpose: &Purpose) -> Result<Self, StartError> {
+    pub(super) fn load_or_make(
+        directory: &Path,
+        authority: &Authority,
+        purpose: &Purpose,
+        now: OffsetDateTime,
+    ) -> Result<Self, StartError> {
         let certificate_path = directory.join(format!("{}.crt", purpose.file_stem()));
         let key_path = directory.join(format!("{}.key", purpose.file_stem()));
         let stored = files::read_if_present(&certificate_path)?.zip(files::read_if_present(&key_path)?);
         if let Some((certificate_pem, key_pem)) = stored
-            && is_usable(&certificate_pem, &key_pem, authority, purpose).unwrap_or(false)
+            && is_usable(&certificate_pem, &key_pem, authority, purpose, now).unwrap_or(false)
         {
             return Ok(Self { certificate_pem, key_pem });
         }
         let make = || {
             let key = KeyPair::generate()?;
-            let certificate = purpose.params()?.signed_by(&key, authority.issuer())?;
+            let certificate = purpose.params(now)?.signed_by(&key, authority.issuer())?;
             Ok::<_, rcgen::Error>(Self { certificate_pem: certificate.pem(), key_pem: key.serialize_pem() })
         };
         let leaf = make().map_err(|error| failed("make certificate", &certificate_path)(error.into()))?;
@@ -144,7 +148,13 @@ pub(super) fn ends(certificate_pem: &str) -> Option<OffsetDateTime> {
 }
 
 /// Whether a stored certificate still serves; `None` if it cannot be read.
-fn is_usable(certificate_pem: &str, key_pem: &str, authority: &Authority, purpose: &Purpose) -> Option<bool> {
+fn is_usable(
+    certificate_pem: &str,
+    key_pem: &str,
+    authority: &Authority,
+    purpose: &Purpose,
+    now: OffsetDateTime,
+) -> Option<bool> {
     let (_, pem) = x509_parser::pem::parse_x509_pem(certificate_pem.as_bytes()).ok()?;
     let (_, certificate) = X509Certificate::from_der(&pem.contents).ok()?;
     let (_, authority_pem) = x509_parser::pem::parse_x509_pem(authority.certificate_pem().as_bytes()).ok()?;
@@ -153,7 +163,7 @@ fn is_usable(certificate_pem: &str, key_pem: &str, authority: &Authority, purpos
     let is_pair = certificate.public_key().subject_public_key.data.as_ref() == key.public_key_raw();
     // The authority's name is its own, so a certificate of a former one shows.
     let is_ours = certificate.issuer() == issuer.subject();
-    let lasts = certificate.validity().not_after.to_datetime() > OffsetDateTime::now_utc() + RENEW_WITHIN;
+    let lasts = certificate.validity().not_after.to_datetime() > now + RENEW_WITHIN;
     let names_all = match purpose {
         Purpose::Server { listen, names } => {
             (listen.is_unspecified() || names_address(&certificate, *listen))
@@ -193,14 +203,18 @@ mod tests {
         let authority = Authority::load_or_make(directory.path()).unwrap();
         let write = |left: Duration| {
             let key = KeyPair::generate().unwrap();
-            let mut params = Purpose::Admin.params().unwrap();
+            let mut params = Purpose::Admin.params(OffsetDateTime::now_utc()).unwrap();
             params.not_after = OffsetDateTime::now_utc() + left;
             let certificate = params.signed_by(&key, authority.issuer()).unwrap().pem();
             files::write_private(&directory.path().join("admin.crt"), certificate.as_bytes()).unwrap();
             files::write_private(&directory.path().join("admin.key"), key.serialize_pem().as_bytes()).unwrap();
             certificate
         };
-        let load = || Leaf::load_or_make(directory.path(), &authority, &Purpose::Admin).unwrap().certificate_pem;
+        let load = || {
+            Leaf::load_or_make(directory.path(), &authority, &Purpose::Admin, OffsetDateTime::now_utc())
+                .unwrap()
+                .certificate_pem
+        };
         let lasting = write(RENEW_WITHIN + Duration::days(1));
         assert_eq!(load(), lasting);
         let ending = write(RENEW_WITHIN - Duration::days(1));

@@ -1,6 +1,6 @@
 //! Certificates: an authority of our own, a server certificate and the administrator's client certificate.
 //!
-//! Made at first start below the data directory (keys 0600), renewed at a start when they end soon or when the server
+//! Made at first start below the data directory (keys 0600), renewed when they end soon, at a start and once a day, or at a start when the server
 //! certificate does not fit the listen address. All keys are ECDSA P-256: made in under a millisecond. Keys and
 //! certificates never appear in a log.
 
@@ -17,6 +17,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
+use time::OffsetDateTime;
 use tokio_rustls::TlsAcceptor;
 
 use crate::server::StartError;
@@ -38,6 +39,8 @@ pub(crate) struct Identity {
     authority: Authority,
     server: Leaf,
     admin: Leaf,
+    /// When they were looked at.
+    at: OffsetDateTime,
 }
 
 /// The URL at which clients reach the server: by a name of its own, if it has one.
@@ -62,9 +65,36 @@ impl Identity {
         let directory = data_dir.join(DIRECTORY);
         files::make_directory(&directory)?;
         let authority = Authority::load_or_make(&directory)?;
-        let server = Leaf::load_or_make(&directory, &authority, &Purpose::Server { listen, names: names.to_vec() })?;
-        let admin = Leaf::load_or_make(&directory, &authority, &Purpose::Admin)?;
-        Ok(Self { authority, server, admin })
+        Self::of(authority, &directory, listen, names, OffsetDateTime::now_utc())
+    }
+
+    /// The same authority's certificates: made anew where they end soon after `at`.
+    pub(crate) fn renewed(
+        &self,
+        data_dir: &Path,
+        listen: IpAddr,
+        names: &[String],
+        at: OffsetDateTime,
+    ) -> Result<Self, StartError> {
+        Self::of(self.authority.clone(), &data_dir.join(DIRECTORY), listen, names, at)
+    }
+
+    fn of(
+        authority: Authority,
+        directory: &Path,
+        listen: IpAddr,
+        names: &[String],
+        at: OffsetDateTime,
+    ) -> Result<Self, StartError> {
+        let purpose = Purpose::Server { listen, names: names.to_vec() };
+        let server = Leaf::load_or_make(directory, &authority, &purpose, at)?;
+        let admin = Leaf::load_or_make(directory, &authority, &Purpose::Admin, at)?;
+        Ok(Self { authority, server, admin, at })
+    }
+
+    /// Whether both show clients the same certificate.
+    pub(crate) fn shows_same(&self, other: &Self) -> bool {
+        self.server.certificate_pem == other.server.certificate_pem
     }
 
     /// Writes the administrator's kubeconfig (0600), where it is not there like this yet.
@@ -82,7 +112,7 @@ impl Identity {
         address: SocketAddr,
         group: u32,
     ) -> Result<(), StartError> {
-        let member = Leaf::load_or_make(&data_dir.join(DIRECTORY), &self.authority, &Purpose::GroupMember)?;
+        let member = Leaf::load_or_make(&data_dir.join(DIRECTORY), &self.authority, &Purpose::GroupMember, self.at)?;
         let text = kubeconfig::render(address, self.authority.certificate_pem(), &member);
         files::write_for_group(&data_dir.join(GROUP_KUBECONFIG), text.as_bytes(), group)
     }

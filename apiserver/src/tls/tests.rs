@@ -81,3 +81,22 @@ fn a_group_reads_its_own_kubeconfig_and_no_other() {
     let file = directory.path().join("group.kubeconfig");
     assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o640);
 }
+
+#[test]
+fn a_server_that_runs_for_long_renews_what_it_shows_and_what_administrators_have() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path();
+    let first = Identity::load_or_make(path, LOOPBACK, &[]).unwrap();
+    let address = "127.0.0.1:6443".parse().unwrap();
+    let read = |file: PathBuf| std::fs::read_to_string(file).unwrap();
+    let before = read(first.write_kubeconfig(path, address).unwrap());
+    let after = |days| OffsetDateTime::now_utc() + time::Duration::days(days);
+    let early = first.renewed(path, LOOPBACK, &[], after(540)).unwrap();
+    assert!(early.shows_same(&first));
+    assert_eq!(read(early.write_kubeconfig(path, address).unwrap()), before);
+    let late = first.renewed(path, LOOPBACK, &[], after(560)).unwrap();
+    assert!(!late.shows_same(&first));
+    assert_ne!(read(late.write_kubeconfig(path, address).unwrap()), before);
+    assert_eq!(late.authority_pem(), first.authority_pem(), "clients go on trusting it");
+    assert!(leaf::ends(&server_pem(path)).unwrap() > after(560 + 700));
+}

@@ -120,5 +120,8 @@ async fn kubectl_acts_as_somebody_else() {
     assert_eq!((no.ok, no.out.trim().starts_with("no")), (false, true), "{}{}", no.out, no.err);
     let refused = kubectl.fails(&["get", "secrets", "--as", "nobody"]).await;
     assert!(refused.contains("User \"nobody\" cannot list resource \"secrets\""), "{refused}");
-    assert_eq!(kubectl.ok(&["auth", "can-i", "list", "secrets", "--as", "me", "--as-group", "system:masters"]).await, "yes\n");
+    assert_eq!(
+        kubectl.ok(&["auth", "can-i", "list", "secrets", "--as", "me", "--as-group", "system:masters"]).await,
+        "yes\n"
+    );
 }

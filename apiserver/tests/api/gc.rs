@@ -172,7 +172,12 @@ async fn what_is_in_the_way_of_garbage_is_waited_for() {
     let definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
     server.create(definitions, &definition).await;
     let gadgets = "/apis/test.io/v1/namespaces/default/gadgets";
-    server.create(gadgets, &json!({"apiVersion": "test.io/v1", "kind": "Gadget", "metadata": {"name": "g"}, "spec": {"size": 1}})).await;
+    server
+        .create(
+            gadgets,
+            &json!({"apiVersion": "test.io/v1", "kind": "Gadget", "metadata": {"name": "g"}, "spec": {"size": 1}}),
+        )
+        .await;
     let gone = json!({"apiVersion": "v1", "kind": "Node", "name": "none", "uid": "none"});
     let definition = format!("{definitions}/gadgets.test.io");
     server.merge(&definition, &json!({"metadata": {"ownerReferences": [gone]}})).await;

@@ -89,7 +89,8 @@ async fn a_definition_is_upgraded_in_place_and_a_bad_one_named() {
 #[tokio::test]
 async fn a_group_that_is_no_longer_named_loses_its_kubeconfig() {
     let directory = Arc::new(TempDir::new().unwrap());
-    let files = ["group.kubeconfig", "pki/group.crt", "pki/group.key"].map(|file| directory.path().join("data").join(file));
+    let files =
+        ["group.kubeconfig", "pki/group.crt", "pki/group.key"].map(|file| directory.path().join("data").join(file));
     let mut with_group = options(&directory);
     with_group.kubeconfig_group = Some(nix::unistd::getgid().as_raw());
     for (options, is_there) in [(with_group, true), (options(&directory), false)] {

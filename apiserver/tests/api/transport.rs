@@ -96,8 +96,7 @@ async fn a_connection_ends_with_the_certificate_that_opened_it() {
     let key = rcgen::KeyPair::generate().unwrap();
     let certificate = params.signed_by(&key, &issuer).unwrap();
     let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
-    let mut stream =
-        connect_with(&pki, kubectl.endpoint.local_addr, Some((certificate.der().clone(), key))).await;
+    let mut stream = connect_with(&pki, kubectl.endpoint.local_addr, Some((certificate.der().clone(), key))).await;
     let head = "GET /api/v1/namespaces?watch=1 HTTP/1.1\r\nHost: localhost\r\n\r\n";
     stream.write_all(head.as_bytes()).await.unwrap();
     let mut seen = Vec::new();

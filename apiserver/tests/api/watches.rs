@@ -39,7 +39,11 @@ async fn a_watch_from_a_version_that_never_was_is_told_to_list_anew() {
     let future = version(&first) + 1000;
     let mut watch = server.watch(&format!("{WIDGETS}?watch=true&resourceVersion={future}")).await;
     let (kind, status) = watch.next().await.unwrap();
-    assert_eq!((kind.as_str(), &status["code"], &status["reason"]), ("ERROR", &json!(410), &json!("Expired")), "{status}");
+    assert_eq!(
+        (kind.as_str(), &status["code"], &status["reason"]),
+        ("ERROR", &json!(410), &json!("Expired")),
+        "{status}"
+    );
     assert!(watch.next().await.is_none(), "and it ends");
     let (code, status) = server.get(&format!("{WIDGETS}?resourceVersion={future}")).await;
     assert_eq!((code, &status["reason"]), (504, &json!("Timeout")), "as kube-apiserver says it of a list");

@@ -99,13 +99,7 @@ impl Shown {
 }
 
 /// Serves a connection until it ends, falls silent, or has to make room. A stream that it was upgraded to is none of these.
-async fn connection(
-    acceptor: TlsAcceptor,
-    socket: TcpStream,
-    router: Router,
-    cancel: CancellationToken,
-    guest: Guest,
-) {
+async fn connection(acceptor: TlsAcceptor, socket: TcpStream, router: Router, cancel: CancellationToken, guest: Guest) {
     // Without it a small answer waits for the acknowledgement of the last one.
     let _ = socket.set_nodelay(true);
     let shaken = tokio::select! {

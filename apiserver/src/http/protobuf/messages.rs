@@ -145,8 +145,7 @@ const RESOURCE_ATTRIBUTES: Message = &[
     f(7, "name", Kind::Text),
 ];
 
-const SELF_SUBJECT_RULES_REVIEW: Message =
-    &[METADATA, f(2, "spec", Kind::Message(&[f(1, "namespace", Kind::Text)]))];
+const SELF_SUBJECT_RULES_REVIEW: Message = &[METADATA, f(2, "spec", Kind::Message(&[f(1, "namespace", Kind::Text)]))];
 
 /// Without `spec.extra`, which the server writes itself.
 const CERTIFICATE_SIGNING_REQUEST: Message = &[
