@@ -107,6 +107,9 @@ impl Cluster {
     /// # Errors
     /// As [`Self::run_burst`].
     pub(super) fn fill(&self, prefix: &str, vms: usize) -> Result<()> {
+        if vms == 0 {
+            return Ok(());
+        }
         let names = names(prefix, vms);
         let path = path_of("offlinevirtualmachines", NAMESPACE, "");
         self.bound(&names, || {
