@@ -1,15 +1,18 @@
 //! Carries out one step of the planner. No decisions: each step is one call with the preconditions that it carries.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use api::v1alpha1::{OfflineVirtualMachine, VirtualMachine};
 use k8s_openapi::api::apps::v1::ControllerRevision;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client};
 use plan::cluster::{MetadataEdit, Observed, Step, Version};
+use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::lean::Lean;
+use crate::lean::{Kind, Lean};
 
 /// Who our writes are by, in `managedFields`.
 const FIELD_MANAGER: &str = "ovm-controller";
@@ -37,51 +40,67 @@ pub(crate) enum ApplyError {
     Failed(kube::Error),
 }
 
+/// An object as it was read, with another status.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct WithStatus<'a, K: Kind> {
+    api_version: Cow<'static, str>,
+    kind: Cow<'static, str>,
+    metadata: &'a ObjectMeta,
+    spec: &'a K::Spec,
+    status: &'a K::Status,
+}
+
+impl<'a, K: Kind> WithStatus<'a, K> {
+    fn of(object: &'a K, status: &'a K::Status) -> Self {
+        let (metadata, spec, _) = object.parts();
+        Self { api_version: K::api_version(&()), kind: K::kind(&()), metadata, spec, status }
+    }
+}
+
 /// Carries out a step.
 pub(crate) async fn apply(client: &Client, observed: &Observed, step: &Step) -> Result<Answer, ApplyError> {
     let key = &observed.key;
-    let vms = Api::<Lean<VirtualMachine>>::namespaced(client.clone(), &key.namespace);
-    let ovms = Api::<Lean<OfflineVirtualMachine>>::namespaced(client.clone(), &key.namespace);
-    let revisions = Api::<ControllerRevision>::namespaced(client.clone(), &key.namespace);
+    let vms = || Api::<Lean<VirtualMachine>>::namespaced(client.clone(), &key.namespace);
+    let ovms = || Api::<Lean<OfflineVirtualMachine>>::namespaced(client.clone(), &key.namespace);
+    let revisions = || Api::<ControllerRevision>::namespaced(client.clone(), &key.namespace);
     let create = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
     let patch = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
     match step {
-        Step::CreateVm(vm) => vms.create(&create, &Lean((**vm).clone())).await.map(answer_vm).map_err(failed_create),
+        Step::CreateVm(vm) => vms().create(&create, &Lean((**vm).clone())).await.map(answer_vm).map_err(failed_create),
         Step::DeleteVm(at) | Step::EvictVm { at, .. } => {
             let preconditions =
                 Preconditions { uid: Some(at.uid.clone()), resource_version: Some(at.resource_version.clone()) };
             let params = DeleteParams::background().preconditions(preconditions);
-            vms.delete(&key.name, &params).await.map(|_| Answer::Deleted).map_err(failed)
+            vms().delete(&key.name, &params).await.map(|_| Answer::Deleted).map_err(failed)
         }
         Step::EditVm(at, edit) => {
-            vms.patch(&key.name, &patch, &Patch::Merge(metadata_patch(at, edit))).await.map(answer_vm).map_err(failed)
+            vms().patch(&key.name, &patch, &Patch::Merge(metadata_patch(at, edit))).await.map(answer_vm).map_err(failed)
         }
         Step::EditOvm(at, edit) => {
-            ovms.patch(&key.name, &patch, &Patch::Merge(metadata_patch(at, edit))).await.map(answer_ovm).map_err(failed)
+            ovms().patch(&key.name, &patch, &Patch::Merge(metadata_patch(at, edit))).await.map(answer_ovm).map_err(failed)
         }
         Step::CreateRevision(revision) => {
-            revisions.create(&create, revision).await.map(answer_revision).map_err(failed_create)
+            revisions().create(&create, revision).await.map(answer_revision).map_err(failed_create)
         }
         Step::EditRevision { name, at, owners } => {
             let metadata = metadata_patch(at, &MetadataEdit::OwnerReferences(owners.clone()));
-            revisions.patch(name, &patch, &Patch::Merge(metadata)).await.map(answer_revision).map_err(failed)
+            revisions().patch(name, &patch, &Patch::Merge(metadata)).await.map(answer_revision).map_err(failed)
         }
         Step::DeleteRevision { name, at } => {
             let preconditions =
                 Preconditions { uid: Some(at.uid.clone()), resource_version: Some(at.resource_version.clone()) };
             let params = DeleteParams::background().preconditions(preconditions);
-            let deleted = revisions.delete(name, &params).await;
+            let deleted = revisions().delete(name, &params).await;
             deleted.map(|_| Answer::RevisionDeleted(name.clone())).map_err(failed)
         }
         Step::WriteVmStatus { status, .. } => {
-            let mut vm = observed.vm.as_deref().ok_or(ApplyError::Stale)?.clone();
-            vm.status = Some((**status).clone());
-            vms.replace_status(&key.name, &create, &Lean(vm)).await.map(answer_vm).map_err(failed)
+            let vm = WithStatus::of(observed.vm.as_deref().ok_or(ApplyError::Stale)?, status);
+            vms().replace_subresource("status", &key.name, &create, &vm).await.map(answer_vm).map_err(failed)
         }
         Step::WriteOvmStatus { status, .. } => {
-            let mut ovm = observed.ovm.as_deref().ok_or(ApplyError::Stale)?.clone();
-            ovm.status = Some((**status).clone());
-            ovms.replace_status(&key.name, &create, &Lean(ovm)).await.map(answer_ovm).map_err(failed)
+            let ovm = WithStatus::of(observed.ovm.as_deref().ok_or(ApplyError::Stale)?, status);
+            ovms().replace_subresource("status", &key.name, &create, &ovm).await.map(answer_ovm).map_err(failed)
         }
     }
 }

@@ -40,7 +40,7 @@ struct Object<S, T> {
 /// What of an object's metadata anybody here reads or writes.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Metadata {
+pub(crate) struct Metadata {
     name: Option<String>,
     namespace: Option<String>,
     uid: Option<String>,

@@ -30,6 +30,7 @@ mod options;
 mod queue;
 mod reconcile;
 mod refusal;
+mod seen;
 pub mod serve;
 mod watch;
 

@@ -113,9 +113,9 @@ fn observe(
     let names =
         vm.as_deref().and_then(bound_node).into_iter().chain(placement.map(|placement| placement.node_name.as_str()));
     let homes: BTreeMap<_, _> = names.map(|node| (node.to_owned(), index.home(node, monotonic))).collect();
-    // Nodes matter only to a VM that has none.
-    let (nodes, claims) = if vm.as_deref().and_then(bound_node).is_none() { index.places() } else { (Vec::new(), 0) };
+    // Nodes matter only to a VM that has none. One that is created looks at them then.
     let unbound = vm.as_deref().filter(|vm| bound_node(vm).is_none());
+    let (nodes, claims) = unbound.map(|_| index.places()).unwrap_or_default();
     let volumes = unbound.map(|vm| index.claims_for(key, vm)).unwrap_or_default();
     let is_by_name = context.installation.uuid_rule == UuidRule::KubevirtV0;
     let uuid_holder = if is_by_name { index.uuid_holder(key) } else { None };

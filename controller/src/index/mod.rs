@@ -22,7 +22,8 @@ use plan::cluster::{
 };
 use tokio::sync::Notify;
 
-use crate::lean::Lean;
+use crate::lean::Kind;
+use crate::seen::Seen;
 use cache::{Cache, Put, key_of};
 use ledger::{Entry, Ledger};
 use names::Names;
@@ -86,17 +87,22 @@ pub(crate) type Wakes = BTreeSet<ObjectKey>;
 
 impl Index {
     /// Takes in a watch event of an OVM.
-    pub(crate) fn on_ovm(&mut self, event: Event<Lean<OfflineVirtualMachine>>) -> Wakes {
-        let key = |ovm: &OfflineVirtualMachine| Wakes::from([key_of(&ovm.metadata)]);
+    pub(crate) fn on_ovm(&mut self, event: Event<Seen<OfflineVirtualMachine>>) -> Wakes {
         match event {
             Event::Init => self.ovms.begin_list(),
-            Event::Apply(Lean(ovm)) | Event::InitApply(Lean(ovm)) => {
-                return if self.put_ovm(&ovm) { key(&ovm) } else { Wakes::new() };
+            Event::Apply(seen) | Event::InitApply(seen) => {
+                if self.ovms.knows(&seen.metadata) {
+                    return Wakes::new();
+                }
+                let Some(ovm) = read(seen) else { return Wakes::new() };
+                self.put_ovm(&ovm);
+                return Wakes::from([key_of(&ovm.metadata)]);
             }
-            Event::Delete(Lean(ovm)) => {
-                self.ovms.remove(&ovm.metadata);
-                self.recount(&key_of(&ovm.metadata));
-                return key(&ovm);
+            Event::Delete(seen) => {
+                let key = key_of(&seen.metadata);
+                self.ovms.remove(&seen.metadata);
+                self.recount(&key);
+                return Wakes::from([key]);
             }
             Event::InitDone => {
                 let gone: Wakes = self.ovms.end_list().into_iter().map(|(key, _)| key).collect();
@@ -110,25 +116,28 @@ impl Index {
     }
 
     /// Takes in a watch event of a VM.
-    pub(crate) fn on_vm(&mut self, event: Event<Lean<VirtualMachine>>) -> Wakes {
+    pub(crate) fn on_vm(&mut self, event: Event<Seen<VirtualMachine>>) -> Wakes {
         match event {
             Event::Init => self.vms.begin_list(),
-            Event::Apply(Lean(vm)) | Event::InitApply(Lean(vm)) => {
-                if !self.put_vm(&vm) {
+            Event::Apply(seen) | Event::InitApply(seen) => {
+                if self.vms.knows(&seen.metadata) {
                     return Wakes::new();
                 }
+                let Some(vm) = read(seen) else { return Wakes::new() };
+                self.put_vm(&vm);
                 let mut keys = Wakes::from([key_of(&vm.metadata)]);
                 if phase_of(&vm).is_final() {
                     keys.extend(self.waiting());
                 }
                 return keys;
             }
-            Event::Delete(Lean(vm)) => {
-                if let Some(guest) = self.vms.remove(&vm.metadata) {
-                    self.forget(&key_of(&vm.metadata), &guest);
+            Event::Delete(seen) => {
+                let key = key_of(&seen.metadata);
+                if let Some(guest) = self.vms.remove(&seen.metadata) {
+                    self.forget(&key, &guest);
                 }
-                self.claims.remove(vm.metadata.uid.as_deref().unwrap_or_default());
-                return self.waiting().chain([key_of(&vm.metadata)]).collect();
+                self.claims.remove(seen.metadata.uid.as_deref().unwrap_or_default());
+                return self.waiting().chain([key]).collect();
             }
             Event::InitDone => {
                 let gone = self.vms.end_list();
@@ -218,11 +227,11 @@ impl Index {
         Wakes::new()
     }
 
-    /// Notes an OVM from a read or an answer. Whether it is news.
-    pub(crate) fn put_ovm(&mut self, ovm: &OfflineVirtualMachine) -> bool {
+    /// Notes an OVM, unless this version of it, or a newer one, is known.
+    pub(crate) fn put_ovm(&mut self, ovm: &OfflineVirtualMachine) {
         let meta = &ovm.metadata;
         if self.ovms.knows(meta) {
-            return false;
+            return;
         }
         let placement = ovm.status.as_ref().and_then(|status| status.placement.as_ref());
         let placed =
@@ -231,14 +240,13 @@ impl Index {
         let word = self.names.get(word);
         self.ovms.put(meta, Wish { ovm: Packed::of(ovm), placed, word });
         self.recount(&key_of(meta));
-        true
     }
 
-    /// Notes a VM from a read or an answer. Whether it is news.
-    pub(crate) fn put_vm(&mut self, vm: &VirtualMachine) -> bool {
+    /// Notes a VM, unless this version of it, or a newer one, is known.
+    pub(crate) fn put_vm(&mut self, vm: &VirtualMachine) {
         let meta = &vm.metadata;
         if self.vms.knows(meta) {
-            return false;
+            return;
         }
         let phase = phase_of(vm);
         let guest = Guest {
@@ -255,7 +263,6 @@ impl Index {
             self.forget(&key, &before);
         }
         self.recount(&key);
-        true
     }
 
     pub(crate) fn ovm(&self, key: &ObjectKey) -> Option<Arc<OfflineVirtualMachine>> {
@@ -432,6 +439,17 @@ impl Index {
     fn waiting(&self) -> impl Iterator<Item = ObjectKey> + '_ {
         self.unbound.iter().cloned()
     }
+}
+
+/// An object that cannot be read is left as it was known, and the others are seen all the same. Whatever is written from what was known fails.
+fn read<K: Kind>(seen: Seen<K>) -> Option<K> {
+    let key = key_of(&seen.metadata);
+    let read = seen.read();
+    if let Err(error) = &read {
+        let (kind, namespace, name) = (K::kind(&()), key.namespace, key.name);
+        tracing::error!(%kind, namespace, name, %error, "an object is not what its definition says, and is not looked at");
+    }
+    read.ok()
 }
 
 /// Nothing is written to a VM from the caches, and what is planned from them asks for no device: most of a running VM's size.

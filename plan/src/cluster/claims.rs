@@ -73,6 +73,9 @@ pub(super) fn resolve(
     spec: &VirtualMachineSpec,
     claims: &BTreeMap<String, ObservedClaim>,
 ) -> Result<(Vec<VolumeStatus>, VolumeConstraints), Misfit> {
+    if claims_of(spec).next().is_none() {
+        return Ok(Default::default());
+    }
     // What is wrong with a spec is said by placement.
     let Ok(valid) = validate_vm_spec(spec, "spec") else { return Ok(Default::default()) };
     let missing = ObservedClaim::default();

@@ -47,6 +47,11 @@ pub fn plan(now: Now, observed: &Observed) -> Plan {
 impl<'a> Draft<'a> {
     /// The step, if what it was decided from is good enough; else the look that makes it so.
     pub(super) fn act(&mut self, why: &str, step: Step, needs: &[Need<'_>]) -> Next {
+        self.act_with(why, || step, needs)
+    }
+
+    /// As [`Self::act`], for a step that is only made where it is taken.
+    pub(super) fn act_with(&mut self, why: &str, step: impl FnOnce() -> Step, needs: &[Need<'_>]) -> Next {
         self.report.note(why);
         let order = self.observed.order;
         let from_caches = needs.contains(&Need::Caches);
@@ -59,7 +64,7 @@ impl<'a> Draft<'a> {
                 Need::Caches => true,
             });
         if met {
-            return Next::Act(step);
+            return Next::Act(step());
         }
         let nodes = needs.iter().filter_map(|need| match need {
             Need::Home(node) => Some((*node).to_owned()),

@@ -383,7 +383,7 @@ mod tests {
     }
 
     fn lease(since: u64, renewed: bool) -> LeaseFact {
-        LeaseFact { version: Some("1".to_owned()), since: Duration::from_secs(since), renewed }
+        LeaseFact { version: Some("1".into()), since: Duration::from_secs(since), renewed }
     }
 
     const NOW: Duration = Duration::from_secs(100);

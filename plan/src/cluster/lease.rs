@@ -3,6 +3,7 @@
 //! Facts are stored (which version of the Lease was seen, and since when), the verdict is derived. The times inside the Lease are the
 //! node's and play no part.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A Lease that has not changed for this long is expired (PROTOCOL F1).
@@ -12,7 +13,7 @@ pub const LEASE_EXPIRY: Duration = Duration::from_secs(40);
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LeaseFact {
     /// resourceVersion last seen; none where there is no Lease.
-    pub version: Option<String>,
+    pub version: Option<Arc<str>>,
     /// Monotonic time at which that version was first seen.
     pub since: Duration,
     /// Whether this process has seen the Lease change. Before that, it cannot tell a renewed Lease from an old one.
@@ -36,9 +37,9 @@ impl LeaseFact {
     #[must_use]
     pub fn seen(previous: Option<&Self>, version: Option<&str>, monotonic: Duration) -> Self {
         match previous {
-            None => Self { version: version.map(str::to_owned), since: monotonic, renewed: false },
+            None => Self { version: version.map(Arc::from), since: monotonic, renewed: false },
             Some(fact) if fact.version.as_deref() == version => fact.clone(),
-            Some(_) => Self { version: version.map(str::to_owned), since: monotonic, renewed: version.is_some() },
+            Some(_) => Self { version: version.map(Arc::from), since: monotonic, renewed: version.is_some() },
         }
     }
 

@@ -154,7 +154,7 @@ mod tests {
     #[test]
     fn a_silent_agent_s_node_is_told_once() {
         let facts = NodeFacts::from_object(&node());
-        let lease = LeaseFact { version: Some("1".to_owned()), since: Duration::ZERO, renewed: true };
+        let lease = LeaseFact { version: Some("1".into()), since: Duration::ZERO, renewed: true };
         assert!(!is_unschedulable_due(Now::at(Duration::from_secs(39)), &facts, &lease));
         assert!(is_unschedulable_due(Now::at(Duration::from_secs(40)), &facts, &lease));
         let told = NodeFacts { labels: std::collections::BTreeMap::new(), ..facts };

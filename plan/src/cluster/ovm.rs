@@ -54,8 +54,8 @@ impl Draft<'_> {
             return None;
         }
         // S1: from the caches. The records are for the placement that follows: they are listed after the OVM that it will be written to (S3).
-        let step = Step::CreateVm(Box::new(make_vm(ovm)));
-        Some(self.act("running is true and there is no VM", step, &[Need::Caches, Need::Revisions]))
+        let step = || Step::CreateVm(Box::new(make_vm(ovm)));
+        Some(self.act_with("running is true and there is no VM", step, &[Need::Caches, Need::Revisions]))
     }
 
     /// The VM is controlled by this OVM.

@@ -37,7 +37,7 @@ pub(super) fn differs(ovm: &OfflineVirtualMachine, vm: &VirtualMachine) -> bool 
     let annotations = wanted.and_then(|metadata| metadata.annotations.as_ref());
     !contains(vm.metadata.labels.as_ref(), labels)
         || !contains(vm.metadata.annotations.as_ref(), annotations)
-        || canonical(&template.spec) != canonical(&vm.spec)
+        || (template.spec != vm.spec && canonical(&template.spec) != canonical(&vm.spec))
 }
 
 fn contains(all: Option<&BTreeMap<String, String>>, wanted: Option<&BTreeMap<String, String>>) -> bool {

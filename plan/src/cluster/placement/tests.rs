@@ -24,7 +24,7 @@ fn node(name: &str, change: impl FnOnce(&mut NodeFacts)) -> ObservedNode {
         ..NodeFacts::default()
     };
     change(&mut facts);
-    let lease = LeaseFact { version: Some("1".to_owned()), since: NOW.monotonic, renewed: true };
+    let lease = LeaseFact { version: Some("1".into()), since: NOW.monotonic, renewed: true };
     ObservedNode { facts: Arc::new(facts), lease, ..ObservedNode::default() }
 }
 

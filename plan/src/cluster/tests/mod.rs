@@ -130,7 +130,7 @@ fn owner(kind: &str, uid: &str) -> OwnerReference {
 }
 
 fn live_lease() -> LeaseFact {
-    LeaseFact { version: Some("7".to_owned()), since: before(Duration::from_secs(3)), renewed: true }
+    LeaseFact { version: Some("7".into()), since: before(Duration::from_secs(3)), renewed: true }
 }
 
 fn expired_lease() -> LeaseFact {
