@@ -77,9 +77,11 @@ pub(crate) async fn apply(client: &Client, observed: &Observed, step: &Step) -> 
         Step::EditVm(at, edit) => {
             vms().patch(&key.name, &patch, &Patch::Merge(metadata_patch(at, edit))).await.map(answer_vm).map_err(failed)
         }
-        Step::EditOvm(at, edit) => {
-            ovms().patch(&key.name, &patch, &Patch::Merge(metadata_patch(at, edit))).await.map(answer_ovm).map_err(failed)
-        }
+        Step::EditOvm(at, edit) => ovms()
+            .patch(&key.name, &patch, &Patch::Merge(metadata_patch(at, edit)))
+            .await
+            .map(answer_ovm)
+            .map_err(failed),
         Step::CreateRevision(revision) => {
             revisions().create(&create, revision).await.map(answer_revision).map_err(failed_create)
         }
