@@ -31,11 +31,16 @@ pub(super) async fn connect(uri: &str) -> Result<Libvirt, ConnectError> {
 /// Connection, rights and versions.
 pub(super) async fn libvirt(connected: Result<&Libvirt, &ConnectError>) -> Finding {
     match connected {
-        // It names the fix itself.
-        Err(error) => Finding::bad(chain(error), "without libvirt nothing runs"),
+        Err(error) => {
+            let fix = "install libvirt-daemon-system, start it (systemctl enable --now libvirtd.socket), and run this as root or as user ovm";
+            Finding::bad(chain(error), fix)
+        }
         Ok(libvirt) => match libvirt.host_facts().await {
             Ok(host) => judge::versions(libvirt.uri(), host.libvirt, host.hypervisor),
-            Err(error) => Finding::bad(chain(&error), "see journalctl -u libvirtd"),
+            Err(error) => Finding::bad(
+                chain(&error),
+                "journalctl -u libvirtd says why; guests do not notice systemctl restart libvirtd",
+            ),
         },
     }
 }
@@ -45,7 +50,10 @@ pub(super) async fn machine(libvirt: &Libvirt, emulation: Emulation) -> Finding 
     let hypervisor: Arc<dyn Hypervisor> = Arc::new(libvirt.clone());
     match Capabilities::new(hypervisor, emulation).machine(None).await {
         Ok(machine) => Finding::good(format!("q35 is {} of {}", machine.machine_type, machine.emulator.display())),
-        Err(error) => Finding::bad(chain(&error), "see virsh domcapabilities"),
+        Err(error) => Finding::bad(
+            chain(&error),
+            "install qemu-system-x86; where there is no KVM, allow emulation with OVM_EMULATION=fallback",
+        ),
     }
 }
 
@@ -54,7 +62,7 @@ pub(super) fn space(directory: &Path) -> Finding {
     let existing = directory.ancestors().find(|path| path.exists()).unwrap_or(directory);
     match statvfs(existing) {
         Ok(space) => judge::space(&directory.display().to_string(), space.blocks_available() * space.fragment_size()),
-        Err(error) => Finding::bad(format!("{}: {error}", existing.display()), "make it readable"),
+        Err(error) => Finding::bad(format!("{}: {error}", existing.display()), "make it readable for user ovm"),
     }
 }
 
@@ -67,7 +75,10 @@ pub(super) async fn clock() -> Finding {
         Ok(Ok(answer)) if answer.stdout.trim_ascii() == b"no" => {
             Finding::odd("not synchronized", "certificates go by it; install and start systemd-timesyncd or chrony")
         }
-        _ => Finding::odd("not known: systemd-timedated does not answer", "see timedatectl"),
+        _ => Finding::odd(
+            "not known: systemd-timedated does not answer",
+            "certificates go by it; timedatectl says why, and whether the clock is right",
+        ),
     }
 }
 
@@ -91,7 +102,13 @@ pub(super) async fn api(kubeconfig: &Path) -> Finding {
     }
     match timeout(DEADLINE, who_am_i(kubeconfig)).await {
         Ok(Ok((server, user))) => Finding::good(format!("{server} takes this host as {user}")),
-        Ok(Err(why)) => Finding::bad(why, "see docs of joining: ovm-agent join"),
+        Ok(Err(why)) => Finding::bad(
+            why,
+            format!(
+                "check that {} names the server, and that this host reaches it; if its certificate has ended, ovm-agent join with a new token",
+                kubeconfig.display()
+            ),
+        ),
         Err(_) => {
             Finding::bad("no answer within 10 s", format!("check the server's address in {}", kubeconfig.display()))
         }

@@ -2,7 +2,8 @@
 //! kernel is booted under it, up to its first line on the serial port.
 
 use std::fs::{self, File};
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -35,16 +36,42 @@ pub(super) enum Kvm {
     Untried(String),
 }
 
-/// Finds out, in ten seconds at most.
-pub(super) async fn probe() -> Kvm {
-    if let Err(error) = File::options().read(true).write(true).open(DEVICE) {
-        return Kvm::NoDevice(format!("{DEVICE}: {error}"));
+/// What KVM is tried with.
+#[derive(Clone, Debug)]
+pub(super) struct Probe {
+    device: PathBuf,
+    boot: PathBuf,
+    qemu: PathBuf,
+    deadline: Duration,
+}
+
+impl Default for Probe {
+    /// The host's own.
+    fn default() -> Self {
+        Self { device: DEVICE.into(), boot: BOOT.into(), qemu: QEMU.into(), deadline: DEADLINE }
     }
-    let kernel = match kernel() {
-        Ok(kernel) => kernel,
-        Err(why) => return Kvm::Untried(why),
-    };
-    let spawned = Command::new(QEMU)
+}
+
+impl Probe {
+    /// Finds out, before the deadline.
+    pub(super) async fn run(&self) -> Kvm {
+        if let Err(error) = File::options().read(true).write(true).open(&self.device) {
+            return Kvm::NoDevice(format!("{}: {error}", self.device.display()));
+        }
+        let kernel = match kernel(&self.boot) {
+            Ok(kernel) => kernel,
+            Err(why) => return Kvm::Untried(why),
+        };
+        match start(&self.qemu, &kernel) {
+            Ok(qemu) => watch(qemu, self.deadline).await,
+            Err(error) => Kvm::Untried(format!("{} cannot be run: {error}", self.qemu.display())),
+        }
+    }
+}
+
+/// A QEMU that boots a kernel under KVM.
+fn start(qemu: &Path, kernel: &Path) -> io::Result<Child> {
+    Command::new(qemu)
         .args(["-accel", "kvm", "-machine", "q35", "-m", "512M", "-nodefaults", "-no-user-config", "-no-reboot"])
         .args(["-display", "none", "-serial", "stdio", "-append", "console=ttyS0,115200 earlyprintk=serial panic=-1"])
         .arg("-kernel")
@@ -53,30 +80,26 @@ pub(super) async fn probe() -> Kvm {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .kill_on_drop(true)
-        .spawn();
-    match spawned {
-        Ok(qemu) => watch(qemu).await,
-        Err(error) => Kvm::Untried(format!("{QEMU} cannot be run: {error}")),
-    }
+        .spawn()
 }
 
 /// The kernel that runs, or another of this host, if it can be read.
-fn kernel() -> Result<PathBuf, String> {
+fn kernel(boot: &Path) -> Result<PathBuf, String> {
     let running = nix::sys::utsname::uname().ok().map(|name| format!("vmlinuz-{}", name.release().display()));
-    let listed = fs::read_dir(BOOT).map_err(|error| format!("{BOOT}: {error}"))?;
+    let listed = fs::read_dir(boot).map_err(|error| format!("{}: {error}", boot.display()))?;
     let is_kernel = |name: &str| name.starts_with("vmlinuz-");
     let names = listed.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
     let mut kernels: Vec<String> = names.filter(|name| is_kernel(name)).collect();
     kernels.sort_by_key(|name| (Some(name) != running.as_ref(), std::cmp::Reverse(name.clone())));
-    let Some(first) = kernels.first() else { return Err(format!("there is no kernel in {BOOT}")) };
-    let path = PathBuf::from(BOOT).join(first);
+    let Some(first) = kernels.first() else { return Err(format!("there is no kernel in {}", boot.display())) };
+    let path = boot.join(first);
     File::open(&path).map_err(|error| format!("{}: {error}", path.display()))?;
     Ok(path)
 }
 
-async fn watch(mut qemu: Child) -> Kvm {
+async fn watch(mut qemu: Child, deadline: Duration) -> Kvm {
     let begun = Instant::now();
-    match timeout(DEADLINE, first_line(&mut qemu)).await {
+    match timeout(deadline, first_line(&mut qemu)).await {
         Ok(true) => Kvm::Works { after: begun.elapsed() },
         Ok(false) => {
             let mut message = String::new();
@@ -87,7 +110,7 @@ async fn watch(mut qemu: Child) -> Kvm {
             Kvm::Fails(format!("QEMU ended under KVM: {}", message.trim().lines().last().unwrap_or("no message")))
         }
         Err(_) => {
-            Kvm::Fails(format!("{DEVICE} is there, but a kernel said nothing under it for {} s", DEADLINE.as_secs()))
+            Kvm::Fails(format!("{DEVICE} is there, but a kernel said nothing under it for {} s", deadline.as_secs()))
         }
     }
 }
@@ -107,18 +130,51 @@ async fn first_line(qemu: &mut Child) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use plan::node::Emulation;
+
+    use super::super::judge;
     use super::*;
 
-    async fn run(script: &str) -> Kvm {
-        let mut command = Command::new("sh");
-        command.args(["-c", script]).stdout(Stdio::piped()).stderr(Stdio::piped());
-        watch(command.spawn().unwrap()).await
+    /// What a host with a device, a kernel, and this script in the place of QEMU is told.
+    async fn told(script: &str, change: impl FnOnce(&mut Probe)) -> String {
+        let host = tempfile::tempdir().unwrap();
+        let path = |name: &str| host.path().join(name);
+        let mut probe = Probe { device: path("kvm"), boot: path("boot"), qemu: path("qemu"), deadline: DEADLINE };
+        fs::create_dir(&probe.boot).unwrap();
+        fs::write(&probe.device, "").unwrap();
+        fs::write(probe.boot.join("vmlinuz-6.1.0"), "").unwrap();
+        // By another process: a file that this one has open for writing, in whichever thread's child, cannot be run.
+        let mut write = std::process::Command::new("sh");
+        write.args(["-c", r#"printf '#!/bin/sh\n%s' "$2" > "$1" && chmod +x "$1""#, "sh"]).arg(&probe.qemu).arg(script);
+        assert!(write.status().unwrap().success());
+        change(&mut probe);
+        judge::kvm(&probe.run().await, Emulation::Never).line("KVM")
     }
 
     #[tokio::test]
-    async fn a_kernel_that_speaks_is_kvm_and_a_silent_end_is_not() {
-        assert!(matches!(run("echo SeaBIOS; echo '[0.0] Linux version 6.1'").await, Kvm::Works { .. }));
-        let failed = run("echo 'no permission' >&2; exit 1").await;
-        assert_eq!(failed, Kvm::Fails("QEMU ended under KVM: no permission".to_owned()));
+    async fn a_kernel_that_speaks_is_kvm_that_works() {
+        let line = told("echo SeaBIOS; echo '[    0.0] Linux version 6.1'; exec sleep 60", |_| {}).await;
+        assert!(line.starts_with("ok    KVM: this host's kernel boots under it in "), "{line}");
+    }
+
+    #[tokio::test]
+    async fn kvm_that_hangs_or_refuses_is_told_with_its_fix() {
+        let hangs = told("exec sleep 60", |probe| probe.deadline = Duration::from_millis(100)).await;
+        assert!(hangs.starts_with("FAIL  KVM: /dev/kvm is there, but a kernel said nothing under it"), "{hangs}");
+        let refuses = told("echo 'failed to initialize kvm: no permission' >&2; exit 1", |_| {}).await;
+        assert!(refuses.starts_with("FAIL  KVM: QEMU ended under KVM: failed to initialize kvm"), "{refuses}");
+        let none = told("", |probe| fs::remove_file(&probe.device).unwrap()).await;
+        assert!(none.contains("No such file or directory"), "{none}");
+        for line in [hangs, refuses, none] {
+            assert!(line.ends_with("or allow emulation with OVM_EMULATION=fallback"), "{line}");
+        }
+    }
+
+    #[tokio::test]
+    async fn kvm_that_cannot_be_tried_is_not_said_to_fail() {
+        let no_kernel = told("", |probe| fs::remove_file(probe.boot.join("vmlinuz-6.1.0")).unwrap()).await;
+        assert!(no_kernel.starts_with("warn  KVM: not tried: there is no kernel in "), "{no_kernel}");
+        let no_qemu = told("", |probe| fs::remove_file(&probe.qemu).unwrap()).await;
+        assert!(no_qemu.starts_with("warn  KVM: not tried: ") && no_qemu.contains("cannot be run"), "{no_qemu}");
     }
 }

@@ -101,7 +101,7 @@ impl DoctorArgs {
         };
         let libvirt = checks::connect(&self.libvirt_uri).await;
         print("libvirt", &checks::libvirt(libvirt.as_ref()).await)?;
-        let kvm = kvm::probe().await;
+        let kvm = kvm::Probe::default().run().await;
         print("KVM", &judge::kvm(&kvm, self.emulation))?;
         if let Ok(libvirt) = &libvirt {
             print("machine types", &checks::machine(libvirt, self.emulation).await)?;
