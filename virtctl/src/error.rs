@@ -84,6 +84,11 @@ pub(crate) enum Error {
     },
     #[error("cannot set the terminal to raw mode")]
     Terminal(#[source] nix::errno::Errno),
+    #[error("cannot wait for signals")]
+    Signals(#[source] std::io::Error),
+    /// Ended by a signal, whose number this is.
+    #[error("ended by signal {0}")]
+    Signalled(u8),
     #[error("cannot ask the API server for its version: {0}")]
     Version(String),
     #[error("--ttl {0} s is not usable: give 1m or more, and at most a year")]

@@ -1,6 +1,7 @@
 //! The command line for virtual machines, one file per verb. Also the kubectl plugin `kubectl virt`.
 //!
-//! Silent on success, as its ancestor was; an error is one line on standard error and exit status 1.
+//! Silent on success, as its ancestor was; an error is one line on standard error and exit status 1; a console that a signal ends has
+//! 128 and its number.
 
 mod cli;
 mod connection;
@@ -39,7 +40,11 @@ pub fn main(program: &'static str) -> ExitCode {
 
 fn fail(error: &Error) -> ExitCode {
     eprintln!("{}", api::chain(error));
-    ExitCode::FAILURE
+    match error {
+        // As a shell says it of a program that a signal has ended.
+        Error::Signalled(number) => ExitCode::from(128 + number),
+        _ => ExitCode::FAILURE,
+    }
 }
 
 async fn run(program: &'static str, cli: Cli) -> Result<(), Error> {

@@ -12,7 +12,7 @@ use futures::{SinkExt, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_tungstenite::tungstenite::Message;
 
-use self::raw_terminal::RawTerminal;
+use self::raw_terminal::hold_terminal;
 use crate::cli::ConsoleArgs;
 use crate::connection::Connection;
 use crate::error::Error;
@@ -27,12 +27,10 @@ pub(crate) async fn run(connection: &Connection, args: &ConsoleArgs) -> Result<(
     let name = target::virtual_machine(&args.words)?;
     let console = connect_when_running(connection, &name, Channel::Console, args.timeout).await?;
     eprintln!("Escape sequence is ^]");
-    let terminal =
-        if std::io::stdin().is_terminal() { Some(RawTerminal::enter().map_err(Error::Terminal)?) } else { None };
-    let result = copy(console, terminal.is_some()).await;
-    drop(terminal);
+    let is_terminal = std::io::stdin().is_terminal();
+    let result = hold_terminal(is_terminal, copy(console, is_terminal)).await;
     eprintln!();
-    result.map_err(|source| Error::Stream { name, source })
+    result?.map_err(|source| Error::Stream { name, source })
 }
 
 async fn copy(console: GuestSocket, interactive: bool) -> std::io::Result<()> {
