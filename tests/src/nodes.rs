@@ -13,6 +13,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::boot_sector::write_disk;
 use crate::client::Client;
 use crate::kube::{ControlPlane, Server, Servers, install, wait_until_served, why_unavailable};
 use crate::libvirtd::{PrivateLibvirtd, Signal, why_unsupported};
@@ -24,6 +25,8 @@ use crate::wait::wait_for;
 
 /// The kubeconfig of a joined agent, in its host's directory.
 const JOINED_KUBECONFIG: &str = "agent.kubeconfig";
+/// Where PersistentVolumes are, in a host's directory.
+const VOLUMES: &str = "volumes";
 
 /// Nodes, and the controller that gives them guests. They end with it, guests included.
 #[derive(Debug)]
@@ -234,7 +237,7 @@ impl Nodes {
         let mut command = Command::new(program("ovm-agent")?);
         command.arg("--kubeconfig").arg(&member.kubeconfig).args(["--emulation", "always"]).args(flags);
         command.args(["--libvirt-uri", &member.libvirtd.uri()]).arg("--data-dir").arg(base.join("data"));
-        command.arg("--lock-dir").arg(base);
+        command.arg("--lock-dir").arg(base).arg("--volume-root").arg(base.join(VOLUMES));
         if member.kubeconfig.ends_with(JOINED_KUBECONFIG) {
             // The default port is one for a host.
             command.args(["--console-listen", "0.0.0.0:0"]);
@@ -262,6 +265,17 @@ impl Nodes {
     /// When there is no such host.
     pub fn directory(&self, node: &str) -> Result<&Path> {
         Ok(self.members.get(node).context("there is no such node")?.libvirtd.directory())
+    }
+
+    /// Makes the directory of a PersistentVolume on a host, with a disk that boots `sector`; returns the directory.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn make_volume(&self, node: &str, name: &str, sector: &[u8; 512]) -> Result<PathBuf> {
+        let directory = self.directory(node)?.join(VOLUMES).join(name);
+        fs::create_dir_all(&directory).context("make the volume's directory")?;
+        write_disk(&directory.join("disk.img"), sector)?;
+        Ok(directory)
     }
 
     /// virsh on a host.

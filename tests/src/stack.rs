@@ -161,6 +161,20 @@ impl Stack {
         })
     }
 
+    /// Waits until a VirtualMachine has this reason in a condition that is False, and returns the condition's message.
+    ///
+    /// # Errors
+    /// When it has not, in time.
+    pub fn wait_for_reason(&self, namespace: &str, name: &str, reason: &str) -> Result<String> {
+        wait_for(&format!("{namespace}/{name} says {reason}"), DEADLINE, || {
+            let machine = self.machine(namespace, name)?.context("there is no such VirtualMachine")?;
+            let conditions = machine["status"]["conditions"].as_array().cloned().unwrap_or_default();
+            let found = conditions.iter().find(|one| one["reason"] == reason && one["status"] == "False");
+            let found = found.with_context(|| format!("its status is {}", machine["status"]))?;
+            Ok(found["message"].as_str().unwrap_or_default().to_owned())
+        })
+    }
+
     /// Waits until a VirtualMachine of another UID than `old` runs, and returns it.
     ///
     /// # Errors

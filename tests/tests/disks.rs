@@ -20,17 +20,6 @@ tests::scenarios! {
     one_block_device_has_one_guest_whatever_it_is_called,
 }
 
-/// Until a machine has this reason in a condition that is False; returns the message.
-fn wait_for_reason(stack: &Stack, name: &str, reason: &str) -> Result<String> {
-    wait_for(&format!("{name} says {reason}"), DEADLINE, || {
-        let machine = stack.machine(NAMESPACE, name)?.context("there is no such VirtualMachine")?;
-        let conditions = machine["status"]["conditions"].as_array().cloned().unwrap_or_default();
-        let found = conditions.iter().find(|one| one["reason"] == reason && one["status"] == "False");
-        let found = found.with_context(|| format!("its status is {}", machine["status"]))?;
-        Ok(found["message"].as_str().unwrap_or_default().to_owned())
-    })
-}
-
 /// A machine without an owner that has a disk of each of these kinds, on a volume each, after its first.
 fn machine_with(name: &str, more: &[(Value, Value)]) -> Value {
     let mut spec = machine_spec("idle");
@@ -63,7 +52,7 @@ fn user_data_comes_from_three_places_and_a_missing_secret_is_waited_for(stack: &
         seed(json!({ "secretRef": { "name": "third" } })),
     ];
     stack.client.create(&machine_with("seeds", &kinds))?;
-    let said = wait_for_reason(stack, "seeds", "SecretMissing")?;
+    let said = stack.wait_for_reason(NAMESPACE, "seeds", "SecretMissing")?;
     ensure!(
         said.contains("volume more-2") && said.contains("\"third\"") && said.contains("userdata"),
         "it says {said}"
@@ -75,7 +64,7 @@ fn user_data_comes_from_three_places_and_a_missing_secret_is_waited_for(stack: &
     );
     // A Secret without the key is as good as none.
     stack.client.kubectl(&["create", "secret", "generic", "third", "--from-literal=other=#third-seed"])?;
-    wait_for_reason(stack, "seeds", "SecretMissing")?;
+    stack.wait_for_reason(NAMESPACE, "seeds", "SecretMissing")?;
     stack.client.kubectl(&["delete", "secret", "third"])?;
     stack.client.kubectl(&["create", "secret", "generic", "third", "--from-literal=userdata=#third-seed"])?;
     stack.wait_for_phase(NAMESPACE, "seeds", "Running")?;
@@ -188,7 +177,7 @@ fn one_block_device_has_one_guest_whatever_it_is_called(stack: &mut Stack) -> Re
     let source = stack.libvirtd.virsh(&["dumpxml", "default_first", "--xpath", "//disk/source/@dev"])?;
     ensure!(source.contains(&direct.display().to_string()), "its disk is {source}");
     stack.client.create(&machine("second", "inside"))?;
-    let said = wait_for_reason(stack, "second", "DiskInUse")?;
+    let said = stack.wait_for_reason(NAMESPACE, "second", "DiskInUse")?;
     ensure!(said.contains("inside/disk.img is in use by VirtualMachine default/first"), "it says {said}");
     stack.client.virtctl(&["stop", "first"])?;
     stack.wait_for_phase(NAMESPACE, "second", "Running")?;

@@ -282,6 +282,16 @@ fn the_chart_without_values_is_the_base() -> Result<()> {
     let (ours, base) = (written(&home.path().display().to_string())?, written(&folder("base"))?);
     let difference = ours.lines().zip(base.lines()).find(|(ours, base)| ours != base);
     ensure!(ours == base, "the chart differs from the base, first in {difference:?}");
+
+    // Directories for guests' volumes: told to the agent, and mounted where they are.
+    let more = output(template.args(["--set", "agent.volumeRoots={/srv/a,/srv/b}"]))?;
+    for line in [
+        "- {name: OVM_VOLUME_ROOTS, value: \"/srv/a:/srv/b\"}",
+        "- {name: volumes-1, mountPath: \"/srv/b\", mountPropagation: HostToContainer}",
+        "hostPath: {path: \"/srv/b\", type: DirectoryOrCreate}",
+    ] {
+        ensure!(more.lines().any(|one| one.trim() == line), "no line {line} in {more}");
+    }
     Ok(())
 }
 

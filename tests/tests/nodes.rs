@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use tests::boot_sector::{IDLE, OBEYS_POWER_BUTTON};
-use tests::machines::{bare_machine, offline_machine};
+use tests::machines::{bare_machine, claim, claim_spec, offline_machine, offline_machine_of, volume};
 use tests::nodes::{Nodes, scenario};
 use tests::stack::{DEADLINE, NAMESPACE, uid};
 use tests::wait::wait_for;
@@ -16,6 +16,7 @@ fn guests_go_where_they_may_and_move_with_taints_and_drain() -> Result<()> {
         nodes.import_sector("idle", &IDLE)?;
         nodes.import_sector("obeys", &OBEYS_POWER_BUTTON)?;
         placement(nodes)?;
+        volumes(nodes)?;
         let home = taints(nodes)?;
         drain(nodes, home)
     })
@@ -36,6 +37,34 @@ fn placement(nodes: &Nodes) -> Result<()> {
     nodes.wait_for_guest("moves", Some("n2"), None)?;
     ensure!(nodes.run_by("on-n1")? == ["n1"], "a cordon ended a guest");
     nodes.client.kubectl(&["uncordon", "n1"]).map(drop)
+}
+
+/// A local volume of n2 takes its guest there, and keeps one from starting that may not go there.
+fn volumes(nodes: &Nodes) -> Result<()> {
+    let directory = nodes.make_volume("n2", "data", &IDLE)?;
+    let mut local = volume("data", &directory, &["ReadWriteOnce"]);
+    let spec = &mut local["spec"];
+    spec["hostPath"] = Value::Null;
+    spec["local"] = json!({ "path": directory });
+    let on_n2 = json!({ "key": "kubernetes.io/hostname", "operator": "In", "values": ["n2"] });
+    spec["nodeAffinity"] = json!({ "required": { "nodeSelectorTerms": [{ "matchExpressions": [on_n2] }] } });
+    nodes.client.create(&local)?;
+    nodes.client.create(&claim(NAMESPACE, "data", "data", &["ReadWriteOnce"]))?;
+    let spec = claim_spec(&json!({ "persistentVolumeClaim": { "claimName": "data" } }), "virtio");
+    let mut kept_away = offline_machine_of(NAMESPACE, "kept-away", &spec, true);
+    kept_away["spec"]["template"]["spec"]["nodeSelector"] = json!({ "kubernetes.io/hostname": "n1" });
+    nodes.client.create(&kept_away)?;
+    wait_for("the guest says what it waits for", DEADLINE, || {
+        let machine = nodes.machine("kept-away")?.context("there is no such VirtualMachine")?;
+        let said = machine["status"]["conditions"].to_string();
+        ensure!(said.contains("didn't have PersistentVolume data"), "its conditions are {said}");
+        Ok(())
+    })?;
+    nodes.client.kubectl(&["delete", "ovm", "kept-away"])?;
+    // n1 has fewer guests, and would be chosen.
+    nodes.client.create(&offline_machine_of(NAMESPACE, "beside", &spec, true))?;
+    nodes.wait_for_guest("beside", Some("n2"), None)?;
+    nodes.client.kubectl(&["delete", "ovm", "beside"]).map(drop)
 }
 
 /// A NoExecute taint on n2; returns the node that the guest came to.

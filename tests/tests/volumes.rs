@@ -25,17 +25,37 @@ tests::scenarios! {
     readers_and_guests_of_a_shared_claim_run_side_by_side,
     a_successor_gets_the_disk_of_a_vm_that_lost_its_finalizer,
     a_machine_that_ended_leaves_its_claim_to_others_while_its_object_stays,
+    a_claim_deleted_under_its_guest_ends_nothing_and_is_waited_for_at_the_next_start,
 }
 
-/// Until a machine has this reason in a condition that is False; returns the message.
-fn wait_for_reason(stack: &Stack, name: &str, reason: &str) -> Result<String> {
-    wait_for(&format!("{name} says {reason}"), DEADLINE, || {
-        let machine = stack.machine(NAMESPACE, name)?.context("there is no such VirtualMachine")?;
-        let conditions = machine["status"]["conditions"].as_array().cloned().unwrap_or_default();
-        let found = conditions.iter().find(|one| one["reason"] == reason && one["status"] == "False");
-        let found = found.with_context(|| format!("its status is {}", machine["status"]))?;
-        Ok(found["message"].as_str().unwrap_or_default().to_owned())
-    })
+fn a_claim_deleted_under_its_guest_ends_nothing_and_is_waited_for_at_the_next_start(stack: &mut Stack) -> Result<()> {
+    let disk = stack.make_volume("kept", &IDLE)?;
+    let directory = disk.parent().context("a disk is in a directory")?;
+    stack.client.create(&volume("kept", directory, &["ReadWriteOnce"]))?;
+    let own = claim(NAMESPACE, "kept", "kept", &["ReadWriteOnce"]);
+    stack.client.create(&own)?;
+    stack.client.create(&offline_machine_of(NAMESPACE, "kept", &claim_spec(&claims("kept"), "virtio"), true))?;
+    let before = stack.wait_for_phase(NAMESPACE, "kept", "Running")?;
+    stack.client.kubectl(&["delete", "pvc", "kept"])?;
+    wait_for("the volume is nobody's", DEADLINE, || {
+        let phase = stack.client.kubectl(&["get", "pv", "kept", "-o", "jsonpath={.status.phase}"])?;
+        ensure!(phase == "Released", "it is {phase}");
+        Ok(())
+    })?;
+    let after = stack.wait_for_phase(NAMESPACE, "kept", "Running")?;
+    ensure!(uid(&after) == uid(&before), "the guest was replaced");
+    ensure!(stack.domain_state(NAMESPACE, "kept")?.as_deref() == Some("running"), "the guest was ended");
+
+    stack.client.virtctl(&["restart", "kept"])?;
+    let said = stack.wait_for_reason(NAMESPACE, "kept", "ClaimMissing")?;
+    ensure!(said.contains("PersistentVolumeClaim default/kept does not exist; create it"), "it says {said}");
+    ensure!(fs::read(&disk)?.starts_with(&IDLE), "the disk is not what it was");
+    stack.client.create(&own)?;
+    // What it was bound to is offered again by its administrator alone.
+    let said = stack.wait_for_reason(NAMESPACE, "kept", "ClaimUnbound")?;
+    ensure!(said.contains("default/kept"), "it says {said}");
+    stack.client.kubectl(&["patch", "pv", "kept", "--type=merge", "--patch", r#"{"spec":{"claimRef":null}}"#])?;
+    stack.wait_for_phase(NAMESPACE, "kept", "Running").map(drop)
 }
 
 fn claims(name: &str) -> Value {
@@ -62,10 +82,10 @@ fn a_guest_boots_from_its_claim_and_what_it_writes_outlives_it(stack: &mut Stack
     let disk = stack.make_volume("boots", &WRITES)?;
     let spec = claim_spec(&claims("boots"), "sata");
     stack.client.create(&offline_machine_of(NAMESPACE, "boots", &spec, true))?;
-    let said = wait_for_reason(stack, "boots", "ClaimMissing")?;
+    let said = stack.wait_for_reason(NAMESPACE, "boots", "ClaimMissing")?;
     ensure!(said.contains("PersistentVolumeClaim default/boots does not exist; create it"), "it says {said}");
     stack.client.create(&claim(NAMESPACE, "boots", "boots", &["ReadWriteOnce"]))?;
-    let said = wait_for_reason(stack, "boots", "ClaimUnbound")?;
+    let said = stack.wait_for_reason(NAMESPACE, "boots", "ClaimUnbound")?;
     ensure!(said.contains("default/boots") && said.contains("create a PersistentVolume that fits"), "it says {said}");
     let shown = stack.offline_machine(NAMESPACE, "boots")?.context("the machine is gone")?;
     ensure!(shown["status"]["printableStatus"] == "ClaimUnbound", "its status is {}", shown["status"]);
@@ -115,15 +135,15 @@ fn one_claim_and_one_file_have_one_guest_that_writes(stack: &mut Stack) -> Resul
     stack.client.create(&machine("layer", ephemeral, true))?;
     stack.client.create(&machine("linked", claims("twin"), true))?;
     for name in ["second", "layer"] {
-        let said = wait_for_reason(stack, name, "ClaimInUse")?;
+        let said = stack.wait_for_reason(NAMESPACE, name, "ClaimInUse")?;
         ensure!(said.contains("default/one") && said.contains("VirtualMachine default/first"), "{name} says {said}");
     }
-    let said = wait_for_reason(stack, "linked", "DiskInUse")?;
+    let said = stack.wait_for_reason(NAMESPACE, "linked", "DiskInUse")?;
     ensure!(said.contains("twin/disk.img is in use by VirtualMachine default/first"), "it says {said}");
 
     // The guests outlive their agent, and so does what they have.
     stack.server.restart(Signal::Kill)?;
-    let said = wait_for_reason(stack, "linked", "DiskInUse")?;
+    let said = stack.wait_for_reason(NAMESPACE, "linked", "DiskInUse")?;
     ensure!(said.contains("default/first"), "after a restart it says {said}");
     ensure!(stack.domain_state(NAMESPACE, "first")?.as_deref() == Some("running"), "the first guest was ended");
     for name in ["second", "layer", "linked"] {
@@ -134,7 +154,7 @@ fn one_claim_and_one_file_have_one_guest_that_writes(stack: &mut Stack) -> Resul
     stack.client.virtctl(&["stop", "first"])?;
     stack.wait_for_phase(NAMESPACE, "linked", "Running")?;
     stack.client.virtctl(&["start", "first"])?;
-    let said = wait_for_reason(stack, "first", "DiskInUse")?;
+    let said = stack.wait_for_reason(NAMESPACE, "first", "DiskInUse")?;
     ensure!(said.contains("default/linked"), "the first one says {said}");
     Ok(())
 }
@@ -169,7 +189,7 @@ fn readers_and_guests_of_a_shared_claim_run_side_by_side(stack: &mut Stack) -> R
     }
     // A disk that cannot be read-only says what to do.
     stack.client.create(&offline_machine_of(NAMESPACE, "stuck", &claim_spec(&claims("golden"), "sata"), true))?;
-    let said = wait_for_reason(stack, "stuck", "ReadOnlyBus")?;
+    let said = stack.wait_for_reason(NAMESPACE, "stuck", "ReadOnlyBus")?;
     ensure!(said.contains("use bus virtio, scsi or usb"), "it says {said}");
     let layer =
         stack.server.data().join("vms").join(uid(&stack.machine(NAMESPACE, "layer-1")?.context("it is gone")?));
@@ -233,7 +253,7 @@ fn a_guest_on_a_full_file_system_is_paused_says_so_and_goes_on_when_there_is_roo
     small.fill()?;
     make_claimed(&stack, "small", &directory, &["ReadWriteOnce"])?;
     stack.client.create(&offline_machine_of(NAMESPACE, "small", &claim_spec(&claims("small"), "virtio"), true))?;
-    let said = wait_for_reason(&stack, "small", "DiskFull")?;
+    let said = stack.wait_for_reason(NAMESPACE, "small", "DiskFull")?;
     ensure!(said.contains("disk root has no space left") && said.contains("small/disk.img"), "it says {said}");
     wait_for("the OfflineVirtualMachine shows it", DEADLINE, || {
         let shown = stack.offline_machine(NAMESPACE, "small")?.context("the machine is gone")?;

@@ -26,7 +26,7 @@ struct Value {
     chart: &'static str,
 }
 
-const VALUES: [Value; 8] = [
+const VALUES: [Value; 10] = [
     Value { file: "controller.yaml", base: "replicas: 2", chart: "replicas: {{ .Values.controller.replicas }}" },
     Value { file: "controller.yaml", base: "image: ovm-controller:VERSION", chart: IMAGE_OF_CONTROLLER },
     Value { file: "controller.yaml", base: PULL_POLICY, chart: CHOSEN_PULL_POLICY },
@@ -42,12 +42,26 @@ const VALUES: [Value; 8] = [
     },
     Value { file: "agent.yaml", base: "image: ovm-agent:VERSION", chart: IMAGE_OF_AGENT },
     Value { file: "agent.yaml", base: PULL_POLICY, chart: CHOSEN_PULL_POLICY },
-    Value {
-        file: "agent.yaml",
-        base: "{name: OVM_EMULATION, value: never}",
-        chart: "{name: OVM_EMULATION, value: {{ .Values.agent.emulation | quote }}}",
-    },
+    Value { file: "agent.yaml", base: "{name: OVM_EMULATION, value: never}", chart: EMULATION_AND_VOLUME_ROOTS },
+    Value { file: "agent.yaml", base: LAST_MOUNT, chart: MOUNTED_VOLUME_ROOTS },
+    Value { file: "agent.yaml", base: LAST_VOLUME, chart: VOLUME_ROOTS },
 ];
+/// The agent finds guests' volumes at the paths that the node has for them, libvirt opens them there. What is mounted below later is seen too.
+const EMULATION_AND_VOLUME_ROOTS: &str = r#"{name: OVM_EMULATION, value: {{ .Values.agent.emulation | quote }}}
+        {{- with .Values.agent.volumeRoots }}
+        - {name: OVM_VOLUME_ROOTS, value: {{ join ":" . | quote }}}
+        {{- end }}"#;
+const LAST_MOUNT: &str = "- {name: tmp, mountPath: /tmp}";
+const MOUNTED_VOLUME_ROOTS: &str = r"- {name: tmp, mountPath: /tmp}
+        {{- range $index, $root := .Values.agent.volumeRoots }}
+        - {name: volumes-{{ $index }}, mountPath: {{ $root | quote }}, mountPropagation: HostToContainer}
+        {{- end }}";
+const LAST_VOLUME: &str = "emptyDir: {medium: Memory, sizeLimit: 16Mi}";
+const VOLUME_ROOTS: &str = r"emptyDir: {medium: Memory, sizeLimit: 16Mi}
+      {{- range $index, $root := .Values.agent.volumeRoots }}
+      - name: volumes-{{ $index }}
+        hostPath: {path: {{ $root | quote }}, type: DirectoryOrCreate}
+      {{- end }}";
 const IMAGE_OF_CONTROLLER: &str = "image: {{ with .Values.image.registry }}{{ . }}/{{ end }}ovm-controller:{{ .Values.image.tag | default .Chart.AppVersion }}";
 const IMAGE_OF_AGENT: &str = "image: {{ with .Values.image.registry }}{{ . }}/{{ end }}ovm-agent:{{ .Values.image.tag | default .Chart.AppVersion }}";
 const PULL_POLICY: &str = "imagePullPolicy: IfNotPresent";

@@ -9,14 +9,14 @@ use api::validated::{UserData, ValidatedSpec, VolumeSource};
 use domain_xml::{AllowedPaths, DiskSource};
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use plan::node::GuestKey;
+use plan::node::{GuestKey, needs_registries};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
 use super::fetch::{Fetch, SecretsOfVm, wanted_images};
 use crate::blocking::blocking;
 use crate::disks::{DiskStore, PrepareError, PreparedDisk, VolumePlan, plan_volumes};
-use crate::images::{ImageName, Puller, StoreError, VmReference, needs_registry};
+use crate::images::{ImageName, Puller, StoreError, VmReference, named_image};
 use crate::objects::UserDataSource;
 use api::chain;
 
@@ -100,15 +100,9 @@ impl NodeDisks {
         let names: Vec<ImageName> = volumes.iter().filter_map(VolumePlan::image).cloned().collect();
         let (images, vm) = (Arc::clone(self.store.images()), vm.clone());
         blocking(move || {
-            if names.is_empty() || images.has_claim(&vm)? {
-                return Ok(false);
-            }
-            for name in &names {
-                if needs_registry(name, images.find(name)?.as_ref()) {
-                    return Ok(true);
-                }
-            }
-            Ok(false)
+            let look = |name| Ok(named_image(name, images.find(name)?.as_ref()));
+            let named = names.iter().map(look).collect::<Result<Vec<_>, StoreError>>()?;
+            Ok(needs_registries(images.has_claim(&vm)?, named))
         })
         .await
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use api::validated::{ValidatedSpec, VolumeSource};
+use jiff::Timestamp;
 use plan::node::{FetchState, GuestKey};
 use tokio::sync::{Notify, watch};
 use tokio_util::task::AbortOnDropHandle;
@@ -69,13 +70,14 @@ impl Fetch {
         wanted: Vec<WantedImage>,
         wake: Arc<Notify>,
     ) -> Self {
-        let (tell, state) = watch::channel(Ok(FetchState::Asking));
+        let begun = wanted.first().map_or(FetchState::Fetched(Vec::new()), asking);
+        let (tell, state) = watch::channel(Ok(begun));
         let task = tokio::spawn(async move {
-            let tell_pulling = |message: String| {
-                drop(tell.send_replace(Ok(FetchState::Pulling(message))));
+            let tell_state = |state| {
+                drop(tell.send_replace(Ok(state)));
                 wake.notify_one();
             };
-            let result = fetch_all(&puller, &secrets, &wanted, tell_pulling).await;
+            let result = fetch_all(&puller, &secrets, &wanted, tell_state).await;
             drop(tell.send_replace(result.map(FetchState::Fetched)));
             wake.notify_one();
         });
@@ -91,14 +93,24 @@ impl Fetch {
     }
 }
 
+/// The state until its registry has answered.
+fn asking(wanted: &WantedImage) -> FetchState {
+    let WantedImage { volume, image, .. } = wanted;
+    FetchState::Asking {
+        since: Timestamp::now(),
+        message: format!("volume {volume}: image {image}: waiting for its registry"),
+    }
+}
+
 async fn fetch_all(
     puller: &Puller,
     secrets: &SecretsOfVm,
     wanted: &[WantedImage],
-    tell: impl Fn(String),
+    tell: impl Fn(FetchState),
 ) -> Result<Vec<String>, DiskTrouble> {
     let mut told = Vec::new();
     for image in wanted {
+        tell(asking(image));
         told.extend(fetch_one(puller, secrets, image, &tell).await?);
     }
     Ok(told)
@@ -109,7 +121,7 @@ async fn fetch_one(
     puller: &Puller,
     secrets: &SecretsOfVm,
     wanted: &WantedImage,
-    tell: impl Fn(String),
+    tell: impl Fn(FetchState),
 ) -> Result<Option<String>, DiskTrouble> {
     let trouble = |reason, message: String| DiskTrouble {
         reason,
@@ -117,7 +129,8 @@ async fn fetch_one(
     };
     let name: ImageName = wanted.image.parse().map_err(|error| trouble("InvalidImageName", chain(&error)))?;
     // Of several images only one may have been missing, or an administrator has imported it since.
-    if !puller.needs_registry(&name).await.map_err(|error| trouble(error.reason(), chain(&*error)))? {
+    let (known, _) = puller.look(&name).await.map_err(|error| trouble(error.reason(), chain(&*error)))?;
+    if !known.needs_registry() {
         return Ok(None);
     }
     let secrets = match &wanted.pull_secret {
@@ -132,7 +145,7 @@ async fn fetch_one(
             let message = in_words(wanted, &progress.borrow_and_update());
             if let Some(message) = message.filter(|message| *message != last) {
                 last.clone_from(&message);
-                tell(message);
+                tell(FetchState::Pulling(message));
             }
         }
         std::future::pending::<()>().await;

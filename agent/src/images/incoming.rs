@@ -20,10 +20,11 @@ use crate::hostfs::{Directory, FileError};
 /// Many guests' QEMUs read one disk file, and none may write to it. Reading needs its name, which is its content's hash, because the directory
 /// cannot be listed.
 const DISK_FILE_MODE: u32 = 0o444;
-/// Written at a time.
-const BUFFER_BYTES: usize = 1 << 20;
+/// Written at a time. For a MiB at once the kernel takes memory in pieces so large that a virtual machine often has to get them from its host first, which makes the
+/// write six times as slow (docs/decisions/0173).
+const BUFFER_BYTES: usize = 256 << 10;
 /// Buffers between the stream and the disk.
-const BUFFERS: usize = 4;
+const BUFFERS: usize = 8;
 /// The kernel begins to put on disk what was written in such steps.
 const FLUSH_BYTES: u64 = 16 << 20;
 /// So many zeros in their place are a hole.

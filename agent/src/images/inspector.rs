@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::format::{DetectedFormat, DiskFormat, detect_format};
 use super::inspect::{Inspect, InspectError};
+use super::printable;
 use super::sandbox;
 
 /// The name by which a program of ours is called to be the child.
@@ -90,11 +91,6 @@ impl Inspect for Inspector {
             Verdict::Failed(why) => Err(InspectError::Failed(printable(&why))),
         }
     }
-}
-
-/// One line, whatever was answered.
-fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(500).collect()
 }
 
 /// Is the child, if this program was called as it. The first thing in `main`.

@@ -28,6 +28,9 @@ pub mod qcow2;
 pub mod sandbox;
 pub mod store;
 
+/// Characters of a stranger's words that are passed on.
+const MAX_STRANGERS_WORDS: usize = 500;
+
 /// Where the agent keeps its state unless it is told otherwise.
 pub const DEFAULT_DATA_DIR: &str = "/var/lib/ovm";
 
@@ -39,8 +42,13 @@ pub use inspect::{Inspect, InspectError};
 pub use name::{ImageName, ImageNameError};
 pub use pull::{Progress, PullError, PullRequest, PullSettings, pull};
 pub use pulled::Pruned;
-pub use puller::{Fetched, Puller, needs_registry};
+pub use puller::{Fetched, Puller, named_image};
 pub use store::{ImageStore, ImportedImage, ListedImage};
+
+/// A stranger's words on one line.
+pub(crate) fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_STRANGERS_WORDS).collect()
+}
 
 /// A size in the largest binary unit that leaves something before the point, with one digit after it: `11.5Mi`.
 pub(crate) fn size(bytes: u64) -> String {

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use jiff::Timestamp;
+use plan::node::{ImageCopy, NamedImage};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -60,14 +61,13 @@ pub struct Fetched {
     pub is_stale: bool,
 }
 
-/// Whether the registry has to be asked before `image`, which the store has under `name`, may be used.
-pub fn needs_registry(name: &ImageName, image: Option<&Image>) -> bool {
-    match image.map(|image| &image.pulled) {
-        None => true,
-        // Imported: the administrator said what the name means here.
-        Some(None) => false,
-        Some(Some(pulled)) => pulled.with_credentials || name.is_floating(),
-    }
+/// What is known of an image that a VM names `name`; `image` is what the store has under that name.
+pub fn named_image(name: &ImageName, image: Option<&Image>) -> NamedImage {
+    let copy = |image: &Image| match &image.pulled {
+        None => ImageCopy::Imported,
+        Some(pulled) => ImageCopy::Pulled { with_credentials: pulled.with_credentials },
+    };
+    NamedImage { is_floating: name.is_floating(), copy: image.map(copy) }
 }
 
 impl Puller {
@@ -91,10 +91,12 @@ impl Puller {
         let registry = Registry::open(&self.settings.registries_dir, name, secrets).map_err(failed)?;
         let resolved = match registry.resolve().await {
             Ok(resolved) => resolved,
-            Err(error) if error.is_transient() => match self.public_copy(name).await? {
-                Some(manifest) => return Ok(Fetched { manifest, is_new: false, is_stale: true }),
-                None => return Err(failed(error)),
-            },
+            Err(error) if error.is_transient() => {
+                let (known, copy) = self.look(name).await?;
+                let manifest = copy.filter(|_| known.does_without_answer()).map(|pulled| pulled.manifest);
+                let manifest = manifest.ok_or_else(|| failed(error))?;
+                return Ok(Fetched { manifest, is_new: false, is_stale: true });
+            }
             Err(error) => return Err(failed(error)),
         };
         let pulled = Pulled { manifest: resolved.digest, with_credentials: resolved.with_credentials };
@@ -141,14 +143,14 @@ impl Puller {
         flight
     }
 
-    /// Whether a start with `name` has to ask a registry ([`needs_registry`]).
+    /// What is known of the image of this name now, and what it was pulled as.
     ///
     /// # Errors
     /// If the store cannot be read.
-    pub async fn needs_registry(&self, name: &ImageName) -> Result<bool, Arc<PullError>> {
+    pub async fn look(&self, name: &ImageName) -> Result<(NamedImage, Option<Pulled>), Arc<PullError>> {
         let (store, sought) = (Arc::clone(&self.store), name.clone());
         let found = crate::blocking::blocking(move || store.find(&sought)).await.map_err(failed)?;
-        Ok(needs_registry(name, found.as_ref()))
+        Ok((named_image(name, found.as_ref()), found.and_then(|image| image.pulled)))
     }
 
     async fn name_pulled(
@@ -159,14 +161,6 @@ impl Puller {
     ) -> Result<Option<Blob>, Arc<PullError>> {
         let (store, name, pulled) = (Arc::clone(&self.store), name.clone(), pulled.clone());
         crate::blocking::blocking(move || store.name_pulled(&name, &pulled, asked)).await.map_err(failed)
-    }
-
-    /// What `name` meant before, if anybody may have it.
-    async fn public_copy(&self, name: &ImageName) -> Result<Option<Digest>, Arc<PullError>> {
-        let (store, name) = (Arc::clone(&self.store), name.clone());
-        let found = crate::blocking::blocking(move || store.find(&name)).await.map_err(failed)?;
-        let pulled = found.and_then(|image| image.pulled).filter(|pulled| !pulled.with_credentials);
-        Ok(pulled.map(|pulled| pulled.manifest))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -202,3 +196,6 @@ impl Flight {
 fn failed(error: impl Into<PullError>) -> Arc<PullError> {
     Arc::new(error.into())
 }
+
+#[cfg(test)]
+mod tests;

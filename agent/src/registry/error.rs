@@ -1,6 +1,5 @@
 //! What can go wrong between this node and a registry.
 
-use super::credentials::CredentialsError;
 use super::hosts::HostsError;
 use super::manifest::ManifestError;
 use crate::images::Digest;
@@ -11,9 +10,6 @@ pub enum RegistryError {
     /// The configuration of this registry cannot be used.
     #[error(transparent)]
     Hosts(#[from] HostsError),
-    /// The pull secret cannot be used.
-    #[error(transparent)]
-    Credentials(#[from] CredentialsError),
     /// No connection, or one that broke.
     #[error("registry {registry} cannot be reached: {why}")]
     Unreachable {
@@ -98,7 +94,6 @@ impl RegistryError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Hosts(_) => "RegistryConfigInvalid",
-            Self::Credentials(_) => "PullSecretInvalid",
             Self::Unreachable { .. } | Self::Trouble { .. } => "ErrImagePull",
             Self::Missing { .. } => "ErrImageNotFound",
             Self::Denied { .. } => "ErrImageDenied",

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use crate::images::Digest;
+use crate::images::{Digest, printable};
 
 /// What is accepted from a registry, and asked for.
 pub(super) const ACCEPTED: &str = "application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, \
@@ -172,11 +172,6 @@ pub(super) const fn architecture() -> &'static str {
         b"aarch64" => "arm64",
         _ => std::env::consts::ARCH,
     }
-}
-
-/// A stranger's text, as it may stand in a message: one line, and not long.
-pub(super) fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect()
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ mod disk_fault;
 mod firmware;
 mod guest;
 mod host_stop;
+mod images;
 mod lifecycle;
 mod observed;
 mod orphans;
@@ -37,6 +38,7 @@ pub use disk_fault::{DiskFault, Resumes};
 pub use firmware::{FirmwareFacts, firmware_uuid};
 pub use guest::plan_guest;
 pub use host_stop::{HostStopStep, RunningGuest, plan_host_stop};
+pub use images::{ImageCopy, NamedImage, needs_registries};
 pub use observed::{
     DisksState, DomainFacts, DomainSlot, DomainState, FetchState, ImageFetch, JournalFacts, ObservedGuest, OrphanGuard,
     PausedReason, ProcLook, ShutOffReason, StartRecord, Trouble,

@@ -225,8 +225,13 @@ pub struct ImageFetch {
 pub enum FetchState {
     /// A registry has to be asked, and was not yet, or in vain.
     Missing,
-    /// Registries are being asked.
-    Asking,
+    /// The registry of one is being asked, or has others to serve first.
+    Asking {
+        /// Since when.
+        since: Timestamp,
+        /// For people: which.
+        message: String,
+    },
     /// One is being pulled. The text says which, and how far it is, in coarse steps.
     Pulling(String),
     /// All are there. A text for each that was pulled just now.

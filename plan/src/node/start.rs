@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use api::v1alpha1::{AbiStatus, Phase};
+use jiff::Timestamp;
 
 use super::guest::Guest;
 use super::lifecycle::is_started_by_agent;
@@ -15,6 +16,9 @@ use super::{
 const API_RETRY: Duration = Duration::from_secs(5);
 /// How long to wait before an obstacle outside the guest is looked at again.
 const OBSTACLE_RETRY: Duration = Duration::from_secs(10);
+
+/// A registry that answers sooner is not worth a word to the user.
+const LONG_TO_ASK: Duration = Duration::from_secs(5);
 
 /// Why a start may not be made.
 enum Obstacle {
@@ -64,8 +68,7 @@ fn prepare(guest: &Guest<'_>, vm: &VmFacts) -> NodePlan {
         Some(FetchState::Missing) => {
             return NodePlan::act("FetchingImages", vec![Step::FetchImages { uid: vm.uid.clone() }]);
         }
-        // Both end with a word to the agent; until then what is known of an earlier try stays in the status.
-        Some(FetchState::Asking) => return NodePlan::wait("FetchingImages", "asking the registry"),
+        Some(FetchState::Asking { since, message }) => return plan_asking(guest, vm, *since, message),
         Some(FetchState::Pulling(message)) => {
             return NodePlan {
                 steps: status::pulling(guest.now, vm, message),
@@ -83,6 +86,23 @@ fn prepare(guest: &Guest<'_>, vm: &VmFacts) -> NodePlan {
         report: Report::new("PreparingDisks", ""),
         ..NodePlan::default()
     }
+}
+
+/// Tells of a registry that keeps the guest waiting. That ends with a word to the agent; until then what is known of an earlier try stays in the status.
+fn plan_asking(guest: &Guest<'_>, vm: &VmFacts, since: Timestamp, message: &str) -> NodePlan {
+    // A clock that was set back says nothing.
+    let waited = Duration::try_from(guest.now.duration_since(since)).unwrap_or_default();
+    let left = LONG_TO_ASK.saturating_sub(waited);
+    let has_failed = guest.observed.trouble.as_ref().is_some_and(|trouble| trouble.bringing_up);
+    if left.is_zero() && !has_failed {
+        return NodePlan {
+            steps: status::pulling(guest.now, vm, message),
+            report: Report::new("FetchingImages", message),
+            ..NodePlan::default()
+        };
+    }
+    let requeue = Some(left).filter(|left| !left.is_zero());
+    NodePlan { requeue, ..NodePlan::wait("FetchingImages", message) }
 }
 
 /// A guest that runs, and was started by somebody else: kept if a start were allowed right now (S4), else stopped.

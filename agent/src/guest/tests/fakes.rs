@@ -420,10 +420,14 @@ impl GuestDisks for FakeDisks {
         uid: Uuid,
         spec: &'a ValidatedSpec,
         _: &'a [VolumeStatus],
-        _: bool,
+        fetched: bool,
     ) -> BoxFuture<'a, Result<Prepared, DiskTrouble>> {
         async move {
             self.fuse.burn().await;
+            // Whoever has no disks yet has claimed no images.
+            if !lock(&self.present).contains(&uid) && !fetched {
+                return Ok(Prepared::NeedsImages);
+            }
             lock(&self.present).insert(uid);
             let source = DiskSource::file(format!("/disks/{uid}/disk-0.qcow2"), DiskFormat::Qcow2);
             let sources = spec.volumes.iter().map(|volume| (volume.name.clone(), source.clone())).collect();

@@ -4,6 +4,7 @@
 #![expect(clippy::indexing_slicing, reason = "a test that indexes past the end fails, as it should")]
 
 mod fixture;
+mod images;
 mod lifecycle;
 mod properties;
 mod start;

@@ -136,7 +136,7 @@ fn any_observed() -> impl Strategy<Value = ObservedGuest> {
         .prop_map(|present| present.ok_or("unreadable".to_owned()));
     let fetch_state = prop_oneof![
         Just(FetchState::Missing),
-        Just(FetchState::Asking),
+        Just(FetchState::Asking { since: at(-60), message: "asking".to_owned() }),
         Just(FetchState::Pulling("half".to_owned())),
         Just(FetchState::Fetched(vec!["pulled".to_owned()])),
     ];

@@ -10,7 +10,7 @@ use super::super::api::{Api, ApiError};
 use super::super::host::{Definition, Domain, End, Host, JournalEntry, JournalStart};
 use super::super::reach::Milestone;
 use super::super::world::{CallError, Fate, World};
-use super::{AgentFate, LateFate, Memory, StartFate, observe};
+use super::{AgentFate, LateFate, Memory, PullFate, StartFate, observe};
 use crate::cluster::ObjectKey;
 use crate::node::{FetchState, ImageFetch, ShutOffReason, Step, VmFacts};
 
@@ -45,8 +45,8 @@ pub(super) fn execute(world: &mut World, node: &str, key: &ObjectKey, step: &Ste
             Outcome::Failed
         }
         Step::PrepareDisks { uid } => on_disk(world, node, key, |host, memory| {
-            let has_images =
-                host.disks.contains_key(uid) || memory.fetch.as_ref().is_some_and(|fetch| fetch.vm_uid == *uid);
+            let is_fetched = |fetch: &ImageFetch| fetch.vm_uid == *uid && matches!(fetch.state, FetchState::Fetched(_));
+            let has_images = host.disks.contains_key(uid) || memory.fetch.as_ref().is_some_and(is_fetched);
             if has_images {
                 host.disks.insert(uid.clone(), key.clone());
                 memory.ready_for = Some(uid.clone());
@@ -55,12 +55,20 @@ pub(super) fn execute(world: &mut World, node: &str, key: &ObjectKey, step: &Ste
                 memory.fetch = Some(ImageFetch { vm_uid: uid.clone(), state: FetchState::Missing });
             }
         }),
-        // Whatever else the agent does before it looks again, it may do while the registry is slow.
-        Step::FetchImages { uid } => on_disk(world, node, key, |_, memory| {
-            let state = FetchState::Fetched(vec!["pulled".to_owned()]);
-            memory.fetch = Some(ImageFetch { vm_uid: uid.clone(), state });
-        }),
-        Step::CancelFetch => on_disk(world, node, key, |_, memory| memory.fetch = None),
+        Step::FetchImages { uid } => {
+            let since = world.wall_on(node);
+            on_disk(world, node, key, |_, memory| {
+                let state = match fate.pull {
+                    PullFate::Good => FetchState::Fetched(vec!["pulled".to_owned()]),
+                    PullFate::Slow => FetchState::Asking { since, message: "asking".to_owned() },
+                };
+                memory.fetch = Some(ImageFetch { vm_uid: uid.clone(), state });
+            })
+        }
+        Step::CancelFetch => {
+            world.hit(Milestone::PullCancelled);
+            on_disk(world, node, key, |_, memory| memory.fetch = None)
+        }
         Step::CleanDisks { uid } => {
             world.ledger.cleaning(&world.api.state, world.hosts.get(node), key, uid);
             world.hit(Milestone::FilesCleaned);

@@ -6,6 +6,7 @@
 //! ```
 
 mod execute;
+mod images;
 mod observe;
 mod orphans;
 
@@ -25,6 +26,7 @@ use crate::node::{
     plan_guest,
 };
 use execute::{Outcome, execute};
+pub(super) use images::{PullFate, registry_goes_on, waiting};
 pub(super) use orphans::full_pass;
 
 /// One agent process.
@@ -100,6 +102,7 @@ pub(super) struct AgentFate {
     pub(super) call: Fate,
     pub(super) start: StartFate,
     pub(super) late: LateFate,
+    pub(super) pull: PullFate,
     /// The guest that is being started ignores the power button.
     pub(super) deaf: bool,
     /// The guest drops this press of the power button.
@@ -274,7 +277,11 @@ fn execute_next(
     let kind = std::mem::discriminant(&step);
     let task = match outcome {
         Outcome::Done => {
-            if matches!(step, Step::Start { .. }) || memory.trouble.as_ref().is_some_and(|(about, _)| *about == kind) {
+            // A fetch has only begun.
+            let has_ended = !matches!(step, Step::FetchImages { .. });
+            if matches!(step, Step::Start { .. })
+                || has_ended && memory.trouble.as_ref().is_some_and(|(about, _)| *about == kind)
+            {
                 memory.trouble = None;
             }
             match (steps.is_empty(), look) {

@@ -1,6 +1,6 @@
 //! What goes wrong by itself, and what is repaired.
 
-use super::super::agent::Agent;
+use super::super::agent::{Agent, registry_goes_on, waiting};
 use super::super::controller::Controller;
 use super::super::host::End;
 use super::super::random::Random;
@@ -78,6 +78,9 @@ fn change_leader(world: &mut World, random: &mut Random) {
 }
 
 fn kill_agent(world: &mut World, node: &str) {
+    if !waiting(world, node).is_empty() {
+        world.hit(Milestone::AgentDiedInPull);
+    }
     if let Some(agent) = world.agents.get_mut(node) {
         agent.kill();
     }
@@ -212,6 +215,14 @@ pub(super) fn return_to_service(world: &mut World, node: &str) {
     if world.api.state.nodes.get(node).is_none_or(|node| node.out_of_service) {
         world.api.change_node(node, |node| node.out_of_service = false);
         world.note(format_args!("administrator: {node} is back in service"));
+    }
+}
+
+/// A registry that a guest waits for goes on, or fails.
+pub(super) fn registry_acts(world: &mut World, random: &mut Random) {
+    let node = pick_node(world, random);
+    if let Some(key) = random.pick(&waiting(world, &node)) {
+        registry_goes_on(world, &node, key, !random.once_in(4));
     }
 }
 

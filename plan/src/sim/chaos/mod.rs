@@ -10,7 +10,7 @@ mod people;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::agent::{self, AgentFate, LateFate, StartFate};
+use super::agent::{self, AgentFate, LateFate, PullFate, StartFate};
 use super::check;
 use super::controller;
 use super::random::Random;
@@ -50,6 +50,8 @@ struct Weather {
     bad_calls: u64,
     /// One start in so many goes wrong.
     bad_starts: u64,
+    /// One pull in so many takes its time.
+    slow_pulls: u64,
     /// One step in so many stalls its actor.
     stalls: u64,
     wrong_fences: bool,
@@ -78,6 +80,7 @@ impl Weather {
             watches: one_of(&[40, 120, 250]),
             bad_calls: one_of(&[10, 40, 1_000_000]),
             bad_starts: one_of(&[3, 10, 1_000_000]),
+            slow_pulls: one_of(&[1, 3, 1_000_000]),
             stalls: one_of(&[15, 60, 1_000_000]),
             wrong_fences: one_of(&[0, 1]) == 1,
             clock_steps: one_of(&[0, 0, 1]) == 1,
@@ -149,6 +152,8 @@ fn trouble(
         let _ = world.api.collect_garbage(&view);
     } else if falls_on(10) {
         accidents::guest_acts(world, random);
+    } else if falls_on(20) {
+        accidents::registry_acts(world, random);
     } else if falls_on(3) {
         let node = pick_node(world, random);
         agent::full_pass(world, &node);
@@ -201,6 +206,7 @@ fn actors_step(
                     .pick(&[LateFate::Never, LateFate::FiresFirst, LateFate::StillHangs])
                     .copied()
                     .unwrap_or_default(),
+                pull: if random.once_in(weather.slow_pulls) { PullFate::Slow } else { PullFate::Good },
                 deaf: random.once_in(4),
                 press_dropped: random.once_in(3),
             };

@@ -86,6 +86,11 @@ fn round(world: &mut World) {
             turn_of_agent(world, &node, &key);
         }
     }
+    for node in world.nodes() {
+        for key in agent::waiting(world, &node) {
+            agent::registry_goes_on(world, &node, &key, true);
+        }
+    }
     for host in world.hosts.values_mut() {
         let done: Vec<u32> = host.processes.iter().filter(|(_, p)| p.shutting_down).map(|(pid, _)| *pid).collect();
         for pid in done {
