@@ -144,6 +144,11 @@ async fn s4_a_look_that_the_disks_outlasted_starts_nothing() {
     let mut worker = world.worker();
     let seen = worker.observe(Reads::default()).await;
     let (uid, expect) = (UID.to_owned(), seen.observed.wanted_abi.clone().unwrap().unwrap());
+    for step in [Step::PrepareDisks { uid: uid.clone() }, Step::FetchImages { uid: uid.clone() }] {
+        worker.execute_step(&seen, &step).await.unwrap();
+    }
+    // That its images are there is seen.
+    let seen = worker.observe(Reads::default()).await;
     worker.execute_step(&seen, &Step::PrepareDisks { uid: uid.clone() }).await.unwrap();
     // What libvirt settles of a new guest is more than was asked for.
     worker.execute_step(&seen, &Step::Define { uid: uid.clone(), expect }).await.unwrap_err();

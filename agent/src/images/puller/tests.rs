@@ -27,7 +27,7 @@ struct World {
     puller: Arc<Puller>,
     registry: HostileRegistry,
     layer: String,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 fn world(pace: Option<Duration>) -> World {
@@ -44,7 +44,7 @@ fn world(pace: Option<Duration>) -> World {
     let registries_dir = Path::new("/nonexistent").to_owned();
     let settings = PullSettings { registries_dir, limit_bytes: 1 << 30 };
     let puller = Arc::new(Puller::new(store, Arc::new(Raw), settings));
-    World { puller, registry, layer: format!("GET {path}"), _directory: directory }
+    World { puller, registry, layer: format!("GET {path}"), directory }
 }
 
 impl World {
@@ -92,7 +92,7 @@ async fn a_pull_that_nobody_waits_for_ends_and_leaves_nothing() {
         }
     });
     wait.await.unwrap();
-    let incoming = world.puller.store.path().join("incoming");
+    let incoming = world.directory.path().join("data/images/incoming");
     let is_empty = || std::fs::read_dir(&incoming).unwrap().next().is_none();
     let wait = tokio::time::timeout(Duration::from_mins(1), async {
         while !is_empty() {
