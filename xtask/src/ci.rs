@@ -10,6 +10,11 @@ use clap::ValueEnum;
 use crate::workspace::Workspace;
 use crate::{generate, guest, host_root, images, kube_assets, packages, process, tools};
 
+/// How many tests run at a time is said to Rust's test harness by this.
+const THREADS_VARIABLE: &str = "RUST_TEST_THREADS";
+/// Tests at a time, for each processor: most of them wait for servers and guests.
+const TESTS_PER_CORE: usize = 2;
+
 /// A part of the checks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Part {
@@ -112,11 +117,15 @@ fn check_dependencies(workspace: &Workspace) -> Result<()> {
 struct Counts {
     passed: usize,
     failed: usize,
+    /// Names of the tests that failed.
+    failures: Vec<String>,
 }
 
 impl Counts {
-    /// Adds a line `test result: ok. 3 passed; 0 failed; ...`; other lines count nothing.
+    /// Adds a line `test result: ok. 3 passed; 0 failed; ...` or `test NAME ... FAILED`; other lines count nothing.
     fn add(&mut self, line: &str) {
+        let failure = line.strip_prefix("test ").and_then(|rest| rest.strip_suffix(" ... FAILED"));
+        self.failures.extend(failure.map(str::to_owned));
         let Some(result) = line.strip_prefix("test result: ") else { return };
         let number = |what: &str| {
             let words: Vec<&str> = result.split([' ', ';']).collect();
@@ -130,6 +139,10 @@ impl Counts {
 /// All tests; their output passes through as it comes.
 fn run_tests(workspace: &Workspace) -> Result<Counts> {
     let mut command = workspace.cargo("test");
+    if std::env::var_os(THREADS_VARIABLE).is_none() {
+        let cores = std::thread::available_parallelism().context("count the processors")?;
+        command.env(THREADS_VARIABLE, (cores.get() * TESTS_PER_CORE).to_string());
+    }
     let mut child = command
         .args(["--locked", "--workspace", "--no-fail-fast"])
         .stdout(Stdio::piped())
@@ -143,7 +156,8 @@ fn run_tests(workspace: &Workspace) -> Result<Counts> {
         counts.add(&line);
     }
     let status = child.wait().context("wait for cargo test")?;
-    ensure!(status.success(), "{} passed, {} failed ({status})", counts.passed, counts.failed);
+    let failures = counts.failures.join(", ");
+    ensure!(status.success(), "{} passed, {} failed ({status}): {failures}", counts.passed, counts.failed);
     ensure!(counts.passed > 0, "no test ran");
     Ok(counts)
 }
@@ -158,11 +172,12 @@ mod tests {
         for line in [
             "running 2 tests",
             "test a ... ok",
+            "test suite::b ... FAILED",
             "test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s",
             "test result: FAILED. 5 passed; 1 failed; 0 ignored; 0 measured; 3 filtered out; finished in 0.00s",
         ] {
             counts.add(line);
         }
-        assert_eq!(counts, Counts { passed: 7, failed: 1 });
+        assert_eq!(counts, Counts { passed: 7, failed: 1, failures: vec!["suite::b".to_owned()] });
     }
 }
