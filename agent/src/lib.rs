@@ -39,6 +39,7 @@ mod stream;
 pub mod volumes;
 
 pub use consoles::{ConsoleError, Consoles, DuplexStream};
+pub use node::default_node_name;
 pub use options::{AgentOptions, ImageOptions};
 pub use start::{Agent, AgentHandle, StartError};
 pub use stream::{Advertise, StreamAddress, StreamError, StreamListen};

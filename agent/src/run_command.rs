@@ -7,7 +7,6 @@ use std::time::Duration;
 use clap::Args;
 use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
-use nix::unistd::gethostname;
 use plan::node::Emulation;
 use telemetry::systemd::{is_listening, keep_told, tell_stopping};
 use telemetry::{ApiCalls, ListenError};
@@ -18,6 +17,7 @@ use crate::image_flags::ImageFlags;
 use crate::images::DEFAULT_DATA_DIR;
 use crate::join::DEFAULT_KUBECONFIG;
 use crate::metrics::Telemetry;
+use crate::node::default_node_name;
 use crate::stream::{Advertise, StreamAddress, StreamListen};
 use crate::{Agent, AgentOptions, StartError};
 
@@ -32,7 +32,7 @@ pub struct RunArgs {
     /// Kubeconfig of the cluster; without it the one that `join` wrote, of the pod, or of the environment.
     #[arg(long, env = "OVM_KUBECONFIG", value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
-    /// Name of this node's Node object; the host's name if not given. A joined agent's is in its certificate.
+    /// Name of this node's Node object; if not given the one that it had, at first the host's name. A joined agent's is in its certificate.
     #[arg(long, env = "OVM_NODE_NAME", value_name = "NAME")]
     pub node_name: Option<String>,
     /// The libvirt to manage.
@@ -116,7 +116,7 @@ pub enum RunError {
     Client(#[source] kube::Error),
     /// The host has no name.
     #[error("the host's name is not known: give --node-name NAME")]
-    NoName,
+    NoName(#[source] std::io::Error),
     /// Metrics were asked for at an address that cannot be had.
     #[error(transparent)]
     Metrics(#[from] ListenError),
@@ -167,7 +167,7 @@ impl RunArgs {
     }
 
     fn node_name(&self, joined: Option<&Renewer>) -> Result<String, RunError> {
-        let host = || gethostname().ok().and_then(|name| name.into_string().ok()).ok_or(RunError::NoName);
+        let host = || default_node_name(&self.data_dir).map_err(RunError::NoName);
         match (joined.map(|renewer| &renewer.identity.certificate.node), &self.node_name) {
             (Some(joined), Some(given)) if joined != given => {
                 Err(RunError::OtherNode { joined: joined.clone(), given: given.clone() })

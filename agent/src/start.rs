@@ -24,7 +24,7 @@ use crate::images::{Puller, StoreError};
 use crate::journal::{Journal, JournalError};
 use crate::libvirt::{ConnectError, Error, Libvirt, LibvirtOptions, give_back_start_pages};
 use crate::node::{
-    GuardBoard, Heartbeat, HostLock, HostStop, IdentityError, Inputs, LockError, NodeCapacity, NodeContext,
+    FormerNode, GuardBoard, Heartbeat, HostLock, HostStop, IdentityError, Inputs, LockError, NodeCapacity, NodeContext,
     NodeIdentity, ProcBoard, Supervisor, Surveyor, VmCache, boot_id, keep_renewed, renew_node_lease, watch_vms,
 };
 use crate::objects::KubeObjects;
@@ -66,6 +66,18 @@ pub enum StartError {
         "a node of an agent must not be named {0}, which is the name of the controllers' Lease; give --node-name another"
     )]
     ReservedName(&'static str),
+    /// Its guests are another node's, and would be nobody's.
+    #[error(
+        "guests run here as those of node {was} ({domains}), and this agent is node {is}: give --node-name {was} (OVM_NODE_NAME), or stop these guests first"
+    )]
+    Renamed {
+        /// The node that this host was.
+        was: String,
+        /// The node that it is to be.
+        is: String,
+        /// Names of the guests' domains.
+        domains: String,
+    },
     /// Another agent manages this libvirt.
     #[error(transparent)]
     Lock(#[from] LockError),
@@ -142,6 +154,10 @@ impl Agent {
             })
         );
         let (libvirt, state) = (libvirt?, NodeState { identity: identity?, journal, disks });
+        if let Some(FormerNode { node: was, domains }) = state.identity.former_node(&libvirt.list_domains().await?) {
+            return Err(StartError::Renamed { was, is: options.node_name, domains: domains.join(", ") });
+        }
+        state.identity.keep_name(&options.data_dir)?;
         let registers = if options.register_node { Some(capacity(&libvirt).await?) } else { None };
         let streams = match options.streams {
             Some(ref address) => Some(StreamServer::bind(address).await?),

@@ -31,7 +31,7 @@ pub(crate) struct Options {
     /// Whether guests may run without KVM: never, fallback (where libvirt has no KVM) or always
     #[arg(long, env = "OVM_EMULATION", value_name = "POLICY", default_value_t)]
     pub(crate) emulation: Emulation,
-    /// Name of this host's Node [default: the host name]
+    /// Name of this host's Node [default: the one that it had, at first the host's name]
     #[arg(long, env = "OVM_NODE_NAME", value_name = "NAME")]
     pub(crate) node_name: Option<String>,
     /// Network of the guests: user, none, libvirt:NAME or bridge:NAME

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use agent::metrics::Telemetry;
-use agent::{Agent, AgentOptions};
+use agent::{Agent, AgentOptions, default_node_name};
 use anyhow::{Context, Result};
 use apiserver::{ApiServer, Mount, User};
 use controller::ControllerOptions;
@@ -95,12 +95,10 @@ pub(crate) async fn run(options: Options) -> Result<()> {
 }
 
 fn node_name(options: &Options) -> Result<String> {
-    if let Some(name) = &options.node_name {
-        return Ok(name.clone());
+    match &options.node_name {
+        Some(name) => Ok(name.clone()),
+        None => default_node_name(&options.data_dir).context("read this host's name; give --node-name"),
     }
-    let name = nix::unistd::gethostname().context("read this host's name; give --node-name")?;
-    name.into_string()
-        .map_err(|name| anyhow::anyhow!("this host's name {} is no text; give --node-name", name.display()))
 }
 
 async fn open_server(options: &Options) -> Result<ApiServer> {

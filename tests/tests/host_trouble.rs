@@ -125,6 +125,54 @@ fn a_full_disk_is_told_in_one_line_and_all_goes_on_when_there_is_room() -> Resul
 }
 
 #[test]
+fn i6_a_host_that_gets_another_name_or_another_control_plane_keeps_its_guests() -> Result<()> {
+    const NAME: &str = "i6_a_host_that_gets_another_name_or_another_control_plane_keeps_its_guests";
+    if let Some(reason) = why_unsupported() {
+        tests::programs::say_skipped(NAME, &reason);
+        return Ok(());
+    }
+    let mut stack = Stack::start()?;
+    stack.import_sector("idle", &IDLE)?;
+    stack.client.create(&offline_machine(NAMESPACE, "stays", "idle", true))?;
+    let before = stack.wait_for_phase(NAMESPACE, "stays", "Running")?;
+    let qemu = stack.qemu(NAMESPACE, "stays")?;
+    let was = before["status"]["nodeName"].as_str().context("a node's name")?.to_owned();
+
+    stack.server.stop(tests::libvirtd::Signal::Term)?;
+    let data = stack.server.data().to_owned();
+    let mut renamed = Standalone::command(&data, &free_address()?.to_string(), &stack.libvirtd.uri())?;
+    let said = failure(renamed.args(["--node-name", "renamed"]))?;
+    let fix = format!("give --node-name {was} (OVM_NODE_NAME)");
+    ensure!(said.lines().last().is_some_and(|last| last.contains(&fix)), "it said {said}");
+    ensure!(is_alive(qemu), "the guest was ended for a name");
+    stack.server.start_again()?;
+    let after = stack.wait_for_phase(NAMESPACE, "stays", "Running")?;
+    ensure!(uid(&after) == uid(&before) && stack.qemu(NAMESPACE, "stays")? == qemu, "the guest was replaced");
+
+    // All objects are lost, and with them the cluster's UID.
+    stack.server.stop(tests::libvirtd::Signal::Term)?;
+    for lost in ["store.db", "store.db-wal", "store.db-shm"] {
+        let _absent = fs::remove_file(data.join(lost));
+    }
+    stack.server.start_again()?;
+    stack.client.create(&offline_machine(NAMESPACE, "stays", "idle", true))?;
+    wait_for("the new machine says whose domain is in its way", DEADLINE, || {
+        let machine = stack.machine(NAMESPACE, "stays")?.context("there is no machine yet")?;
+        let text = machine["status"]["conditions"].to_string();
+        ensure!(text.contains("it belongs to installation"), "its status is {}", machine["status"]);
+        Ok(())
+    })?;
+    // Its OfflineVirtualMachine stays until nothing of that name is left here (E4).
+    stack.client.kubectl(&["delete", "ovm", "stays", "--wait=false"])?;
+    wait_for("the new machine is gone", DEADLINE, || {
+        ensure!(stack.machine(NAMESPACE, "stays")?.is_none(), "it is there");
+        Ok(())
+    })?;
+    ensure!(is_alive(qemu), "the guest was ended for another cluster's object");
+    Ok(())
+}
+
+#[test]
 fn a_socket_that_may_not_be_used_is_told_in_one_line() -> Result<()> {
     const NAME: &str = "a_socket_that_may_not_be_used_is_told_in_one_line";
     if let Some(reason) = why_unsupported() {

@@ -76,7 +76,7 @@ pub trait GuestDisks: Send + Sync + 'static {
     fn list(&self) -> BoxFuture<'_, Result<Vec<Uuid>, DiskTrouble>>;
 
     /// Where the disks and logs of a domain may lie.
-    fn allowed_paths(&self, emulator: &Path) -> AllowedPaths;
+    fn allowed_paths(&self, emulator: &Path, with_volumes: bool) -> AllowedPaths;
 
     /// Where a VM's serial output is copied to.
     fn console_log(&self, uid: Uuid) -> PathBuf;
@@ -181,8 +181,8 @@ impl GuestDisks for NodeDisks {
         .boxed()
     }
 
-    fn allowed_paths(&self, emulator: &Path) -> AllowedPaths {
-        let roots = self.store.volume_roots();
+    fn allowed_paths(&self, emulator: &Path, with_volumes: bool) -> AllowedPaths {
+        let roots = if with_volumes { self.store.volume_roots() } else { Vec::new() };
         let mut disk_dirs = vec![self.store.path().to_owned(), self.store.images().path().to_owned()];
         disk_dirs.extend(roots.iter().cloned());
         AllowedPaths {

@@ -24,7 +24,7 @@ use super::render::GuestSpec;
 use crate::hypervisor::DomainChange;
 use crate::libvirt::{self, XmlView};
 use crate::objects::ApiError;
-use crate::proc::read_qemu;
+use crate::proc::{is_own_proc, read_qemu};
 use api::chain;
 
 /// S4's reads are good for a start for so long. The disks are prepared meanwhile, which may take minutes, and a node whose Lease is 40 s old may
@@ -112,6 +112,7 @@ impl GuestWorker {
                 Err(StepError::Changed) => return Err(Interrupted::Other),
                 Err(StepError::Conflict) => return Err(Interrupted::Conflict),
                 Err(StepError::Failed { reason, message }) => {
+                    self.tell_failure(seen, step, &message);
                     self.note_failure(step, reason, message);
                     return Err(Interrupted::Other);
                 }
@@ -133,7 +134,7 @@ impl GuestWorker {
             Step::JournalStart { uid, running } => self.journal_start(seen, uid, *running).await,
             Step::JournalEnd { uid, end } => Ok(self.looker.context.journal.end(&self.looker.key, uid, end).await?),
             Step::ForgetJournal { uid } => Ok(self.looker.context.journal.forget(uid).await?),
-            Step::Start { uid } => self.start(uid).await,
+            Step::Start { uid } => self.start(seen, uid).await,
             Step::SettleStart { uid } => self.settle_start(seen, uid).await,
             Step::SetDeadline { uid, deadline } => self.set_deadline(seen, uid, *deadline).await,
             Step::Resume { uid } => self.resume(seen, uid).await,
@@ -185,7 +186,7 @@ impl GuestWorker {
         })?;
         match prepared {
             Prepared::Ready(volumes) => {
-                self.memory.disks = Some(ReadyDisks { vm_uid: uid.to_owned(), volumes });
+                self.memory.disks = Some(ReadyDisks { vm_uid: uid.to_owned(), volumes, are_defined: false });
                 self.memory.images = None;
             }
             Prepared::NeedsImages => {
@@ -205,7 +206,7 @@ impl GuestWorker {
 
     async fn define(&mut self, seen: &Seen, uid: &str, expect: &AbiStatus) -> Result<(), StepError> {
         let spec = spec_of(seen)?;
-        let disks = self.memory.disks.as_ref().filter(|disks| disks.vm_uid == uid).ok_or(StepError::Changed)?;
+        let disks = self.memory.disks.as_mut().filter(|disks| disks.vm_uid == uid).ok_or(StepError::Changed)?;
         let metadata = Metadata {
             installation: self.looker.context.identity.installation(),
             node: self.looker.context.node.clone(),
@@ -218,9 +219,11 @@ impl GuestWorker {
         let console_log = self.looker.context.disks.console_log(parse_uid(uid)?);
         let xml = spec
             .render(&self.looker.context, &metadata, &disks.volumes.sources, &console_log)
+            .await
             .map_err(|(reason, message)| StepError::Failed { reason: reason.to_owned(), message })?;
         self.memory.description = None;
         self.looker.context.hypervisor.define(spec.firmware_uuid, xml).await?;
+        disks.are_defined = true;
         let settled = self.looker.context.hypervisor.describe(spec.firmware_uuid, XmlView::Defined).await?;
         let settled = domain_xml::parse(&settled).map_err(|error| failed(error.reason(), &error))?;
         let as_expected = self.memory.keep_description(&settled, &metadata).abi == *expect;
@@ -237,15 +240,20 @@ impl GuestWorker {
     }
 
     async fn journal_start(&mut self, seen: &Seen, uid: &str, running: bool) -> Result<(), StepError> {
-        if seen.look_begun.is_none_or(|begun| begun.elapsed() > LOOK_LIFE) {
+        if !has_fresh_look(seen) {
             return Err(StepError::Changed);
         }
         let known = self.memory.description.as_ref().filter(|known| known.vm_uid == uid).ok_or(StepError::Changed)?;
         Ok(self.looker.context.journal.start(&self.looker.key, uid, known.uuid, running).await?)
     }
 
-    async fn start(&mut self, uid: &str) -> Result<(), StepError> {
+    async fn start(&mut self, seen: &Seen, uid: &str) -> Result<(), StepError> {
         let uuid = self.memory.description.as_ref().map(|known| known.uuid).ok_or(StepError::Changed)?;
+        // Once more: the journal may have waited for a slow disk. Nothing was asked of libvirt yet, so there is nothing to settle.
+        if !has_fresh_look(seen) {
+            self.looker.context.journal.settle(uid, None).await?;
+            return Err(StepError::Changed);
+        }
         let permit = self.looker.context.host_stop.permit().ok_or(StepError::Changed)?;
         let started = self.looker.context.hypervisor.change(uuid, DomainChange::Start).await;
         drop(permit);
@@ -324,6 +332,14 @@ impl GuestWorker {
         if !is_there() {
             return Err(StepError::Changed);
         }
+        if !is_own_proc(&directory) {
+            let message = format!(
+                "QEMU process {pid} on node {} runs this guest, libvirt has lost it, and the agent in its pod cannot end it; \
+                 there: kill -KILL {pid}",
+                self.looker.context.node
+            );
+            return Err(StepError::Failed { reason: "ProcessOutOfReach".to_owned(), message });
+        }
         let raw = i32::try_from(pid).map_err(|_| StepError::Changed)?;
         kill(Pid::from_raw(raw), Signal::SIGKILL).map_err(|error| failed("KillFailed", &error))?;
         info!(pid, "killed a QEMU that libvirt had lost");
@@ -371,6 +387,16 @@ impl GuestWorker {
             reason: event.reason.to_owned(),
             message: event.message.clone(),
         });
+    }
+
+    /// An event where nothing else says so: the planner puts what keeps a guest from coming up into its status.
+    fn tell_failure(&mut self, seen: &Seen, step: &Step, message: &str) {
+        let is_known = self.memory.trouble.as_ref().is_some_and(|trouble| trouble.message == message);
+        let Some(uid) = seen.vm.as_ref().and_then(|vm| vm.uid()).filter(|_| !step.is_bringing_up() && !is_known) else {
+            return;
+        };
+        let message = message.to_owned();
+        self.record(&GuestEvent { uid, type_: EventType::Warning, reason: "SyncFailed", message });
     }
 
     pub(super) fn note_failure(&mut self, step: &Step, reason: String, message: String) {
@@ -429,6 +455,11 @@ fn parse_uid(uid: &str) -> Result<Uuid, StepError> {
 
 fn failed(reason: &str, error: &(dyn std::error::Error + 'static)) -> StepError {
     StepError::Failed { reason: reason.to_owned(), message: chain(error) }
+}
+
+/// Whether S4's reads are good for a start still.
+fn has_fresh_look(seen: &Seen) -> bool {
+    seen.look_begun.is_some_and(|begun| begun.elapsed() <= LOOK_LIFE)
 }
 
 /// The step's name, for logs and for telling troubles apart.

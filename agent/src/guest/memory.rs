@@ -36,6 +36,8 @@ pub(super) struct Description {
 pub(super) struct ReadyDisks {
     pub(super) vm_uid: String,
     pub(super) volumes: ReadyVolumes,
+    /// The domain was defined from them, by this process.
+    pub(super) are_defined: bool,
 }
 
 /// The images of one VM, as far as it needs a registry for them.

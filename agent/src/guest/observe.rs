@@ -1,7 +1,8 @@
 //! What there is to see of a guest: libvirt, the journal and the watch each time; the API and /proc where the plan asked for a look.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use api::v1alpha1::{Phase, VirtualMachine};
 use domain_xml::Metadata;
@@ -11,7 +12,8 @@ use plan::node::{
     DesiredGuest, DiskFault, DisksState, DomainFacts, DomainSlot, DomainState, FetchState, FreshVm, ImageFetch,
     ObservedGuest, PausedReason, ShutOffReason, Step, Trouble, VmFacts,
 };
-use tokio::time::Instant;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout};
 use tracing::warn;
 use uuid::Uuid;
 
@@ -20,11 +22,16 @@ use super::disks::DiskTrouble;
 use super::look::Reads;
 use super::memory::ImagesState;
 use super::render::{GuestSpec, firmware_uuid_of};
+use crate::blocking::blocking;
 use crate::libvirt::{self, DomainSummary, XmlView};
 use api::chain;
 
 /// What the aliases of our disks begin with.
 const DISK_ALIAS: &str = "ua-disk-";
+/// A file system that says how full it is does so at once.
+const ROOM_DEADLINE: Duration = Duration::from_secs(2);
+/// Threads that may wait for file systems that do not.
+const MOST_LOOKS_AT_ROOM: usize = 4;
 
 /// One observation: the planner's view, and the objects behind it, which the steps need.
 #[derive(Debug)]
@@ -94,6 +101,7 @@ impl GuestWorker {
                 images: self.memory.disks.as_ref().map(|disks| disks.volumes.images.clone()).unwrap_or_default(),
                 fetch,
             },
+            is_defined_from_disks: self.memory.disks.as_ref().is_some_and(|disks| disks.are_defined),
             wanted_abi,
             trouble: self.memory.trouble.clone(),
             disk_faults: self.observe_disk_faults(&slot, domain.as_ref()).await,
@@ -156,18 +164,23 @@ impl GuestWorker {
             warn!(error = chain(&error), "cannot read which disk failed");
             Vec::new()
         });
-        let faults = errors.into_iter().map(|error| {
+        let mut faults = Vec::with_capacity(errors.len());
+        for error in errors {
             let disk = disks.iter().find(|disk| disk.target == error.target);
             let path = disk.and_then(|disk| disk.layers.first());
             let name = disk.and_then(|disk| disk.alias.as_deref()?.strip_prefix(DISK_ALIAS));
-            DiskFault {
+            let free_bytes = match path {
+                Some(path) => free_bytes(path.clone()).await,
+                None => None,
+            };
+            faults.push(DiskFault {
                 disk: name.unwrap_or(&error.target).to_owned(),
                 path: path.map(|path| path.display().to_string()).unwrap_or_default(),
                 no_space: error.no_space,
-                free_bytes: path.and_then(|path| free_bytes(path)),
-            }
-        });
-        faults.collect()
+                free_bytes,
+            });
+        }
+        faults
     }
 
     /// How far the images are. One that failed is noted as the failed step that it is.
@@ -261,8 +274,19 @@ impl GuestWorker {
     }
 }
 
-/// What is free on the file system of a file; of a device nobody knows.
-fn free_bytes(path: &Path) -> Option<u64> {
+/// What is free on the file system of a file. Of a device nobody knows; nor of a file system that does not answer, such as one of a network that is away, which
+/// keeps no more than a few threads waiting.
+async fn free_bytes(path: PathBuf) -> Option<u64> {
+    static LOOKS: Semaphore = Semaphore::const_new(MOST_LOOKS_AT_ROOM);
+    let permit = LOOKS.try_acquire().ok()?;
+    let look = blocking(move || {
+        let _until_it_answers = permit;
+        room_of(&path)
+    });
+    timeout(ROOM_DEADLINE, look).await.ok().flatten()
+}
+
+fn room_of(path: &Path) -> Option<u64> {
     if !path.metadata().ok()?.is_file() {
         return None;
     }

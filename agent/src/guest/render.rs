@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use api::admission::validate_vm_spec;
 use api::v1alpha1::{AbiRecord, AbiStatus, VirtualMachine, VolumeStatus};
@@ -11,6 +12,7 @@ use kube::ResourceExt;
 use plan::node::{FirmwareFacts, GuestKey, choose_machine_type, firmware_uuid, machine_type_gone};
 use uuid::Uuid;
 
+use crate::blocking::blocking;
 use crate::hypervisor::{Machine, MachineError};
 use crate::node::{NodeContext, NodeIdentity};
 use api::chain;
@@ -73,7 +75,7 @@ impl GuestSpec {
     }
 
     /// The domain's XML, checked against the allow-list.
-    pub(super) fn render(
+    pub(super) async fn render(
         &self,
         context: &NodeContext,
         metadata: &Metadata,
@@ -94,7 +96,10 @@ impl GuestSpec {
             console_log,
         })
         .map_err(|error| (error.reason(), chain(&error)))?;
-        let allowed = context.disks.allowed_paths(&self.machine.emulator);
+        let (disks, emulator, has_volumes) =
+            (Arc::clone(&context.disks), self.machine.emulator.clone(), !self.volumes.is_empty());
+        // Volume roots may be on a file system that does not answer; a guest without volumes does not wait for it.
+        let allowed = blocking(move || disks.allowed_paths(&emulator, has_volumes)).await;
         check_allowed(&xml, &allowed).map_err(|error| (error.reason(), chain(&error)))?;
         Ok(xml)
     }

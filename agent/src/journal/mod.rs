@@ -44,14 +44,16 @@ pub struct JournalError {
 struct Inner {
     path: PathBuf,
     boot_id: String,
-    state: Mutex<State>,
+    /// Held while the disk is waited for, and so by nobody who only reads.
+    writer: Mutex<Writer>,
+    /// What the file says. Changed by who holds the writer, held for moments.
+    entries: Mutex<Entries>,
 }
 
 #[derive(Debug)]
-struct State {
+struct Writer {
     file: File,
     lines: usize,
-    entries: Entries,
 }
 
 impl Journal {
@@ -69,31 +71,32 @@ impl Journal {
         };
         let entries = record::replay(&text).map_err(|error| failed("read")(io::Error::other(error)))?;
         let file = write_anew(&path, &entries).map_err(failed("write"))?;
-        Ok(Self { inner: Arc::new(Inner { path, boot_id, state: Mutex::new(State { file, lines: 0, entries }) }) })
+        let writer = Mutex::new(Writer { file, lines: 0 });
+        Ok(Self { inner: Arc::new(Inner { path, boot_id, writer, entries: Mutex::new(entries) }) })
     }
 
     /// What is known of a guest's VMs.
     pub fn of_guest(&self, key: &GuestKey) -> Vec<JournalFacts> {
-        let state = self.lock();
-        let own = state.entries.iter().filter(|(_, entry)| entry.key() == *key);
+        let entries = self.entries();
+        let own = entries.iter().filter(|(_, entry)| entry.key() == *key);
         own.map(|(uid, entry)| self.facts(uid, entry)).collect()
     }
 
     /// Firmware UUIDs that a guest's VMs were started with: all that names a QEMU of it once object and domain are gone (E4).
     pub fn firmware_uuids(&self, key: &GuestKey) -> Vec<Uuid> {
-        let state = self.lock();
-        let own = state.entries.values().filter(|entry| entry.key() == *key);
+        let entries = self.entries();
+        let own = entries.values().filter(|entry| entry.key() == *key);
         own.filter_map(|entry| entry.start.as_ref()?.firmware_uuid).collect()
     }
 
     /// The guests that the journal knows.
     pub fn guests(&self) -> BTreeSet<GuestKey> {
-        self.lock().entries.values().map(Entry::key).collect()
+        self.entries().values().map(Entry::key).collect()
     }
 
     /// Every VM UID that the journal knows.
     pub fn vm_uids(&self) -> BTreeSet<String> {
-        self.lock().entries.keys().cloned().collect()
+        self.entries().keys().cloned().collect()
     }
 
     /// Writes that a start is about to be made, or that a running guest is adopted, and waits for the disk.
@@ -135,7 +138,7 @@ impl Journal {
     /// # Errors
     /// If it cannot be written. It may be lost by a crash; the VM is then forgotten again.
     pub async fn forget(&self, uid: &str) -> Result<(), JournalError> {
-        if !self.lock().entries.contains_key(uid) {
+        if !self.entries().contains_key(uid) {
             return Ok(());
         }
         self.append(Record::Forget { uid: uid.to_owned() }, false).await
@@ -145,18 +148,19 @@ impl Journal {
         let inner = self.inner.clone();
         let path = inner.path.clone();
         let work = move || -> io::Result<()> {
-            let mut state = inner.state.lock().unwrap_or_else(PoisonError::into_inner);
-            if state.lines >= COMPACT_AFTER_LINES {
-                state.file = write_anew(&inner.path, &state.entries)?;
-                state.lines = 0;
+            let mut writer = lock(&inner.writer);
+            if writer.lines >= COMPACT_AFTER_LINES {
+                let entries = lock(&inner.entries).clone();
+                writer.file = write_anew(&inner.path, &entries)?;
+                writer.lines = 0;
             }
-            let written = state.file.write_all(record.to_line().as_bytes());
+            let written = writer.file.write_all(record.to_line().as_bytes());
             // A write that fails can leave half a line, and after a failed fsync nobody knows what the disk has: the next record makes the file anew.
-            written.and_then(|()| if wait { state.file.sync_data() } else { Ok(()) }).inspect_err(|_| {
-                state.lines = COMPACT_AFTER_LINES;
+            written.and_then(|()| if wait { writer.file.sync_data() } else { Ok(()) }).inspect_err(|_| {
+                writer.lines = COMPACT_AFTER_LINES;
             })?;
-            state.lines += 1;
-            record.apply(&mut state.entries);
+            writer.lines += 1;
+            record.apply(&mut lock(&inner.entries));
             Ok(())
         };
         let done = tokio::task::spawn_blocking(work).await.map_err(io::Error::other).flatten();
@@ -172,9 +176,14 @@ impl Journal {
         JournalFacts { vm_uid: uid.to_owned(), start, end: entry.end.as_ref().map(FinalState::from) }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn entries(&self) -> MutexGuard<'_, Entries> {
+        lock(&self.inner.entries)
     }
+}
+
+/// Whoever panicked with it has left it whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Replaces the file by one that holds nothing but `entries`, on disk before it has its name; returns it, open for appending.

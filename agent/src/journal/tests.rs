@@ -120,12 +120,32 @@ async fn half_a_line_of_a_full_disk_does_not_spoil_what_follows() {
     journal.start(&key(), "a", UUID, false).await.unwrap();
     let mut half = OpenOptions::new().append(true).open(directory.path().join(FILE)).unwrap();
     half.write_all(b"{\"start\"").unwrap();
-    let whole = std::mem::replace(&mut journal.lock().file, File::options().append(true).open("/dev/full").unwrap());
+    let whole = std::mem::replace(
+        &mut lock(&journal.inner.writer).file,
+        File::options().append(true).open("/dev/full").unwrap(),
+    );
     journal.end(&key(), "a", &end()).await.unwrap_err();
-    journal.lock().file = whole;
+    lock(&journal.inner.writer).file = whole;
     journal.start(&key(), "b", UUID, false).await.unwrap();
     journal.end(&key(), "a", &end()).await.unwrap();
     let again = open(directory.path(), "boot");
     assert_eq!(again.of_guest(&key())[0].end, Some(end()));
     assert_eq!(again.vm_uids().len(), 2);
+}
+
+#[test]
+fn who_reads_does_not_wait_for_the_disk() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let journal = open(directory.path(), "boot");
+    runtime.block_on(journal.start(&key(), "a", UUID, false)).unwrap();
+    // As while a slow disk is waited for.
+    let writer = lock(&journal.inner.writer);
+    let appending = journal.clone();
+    let append = runtime.spawn(async move { appending.end(&key(), "a", &end()).await });
+    assert_eq!(journal.of_guest(&key())[0].end, None);
+    assert_eq!((journal.guests().len(), journal.vm_uids().len(), journal.firmware_uuids(&key()).len()), (1, 1, 1));
+    drop(writer);
+    runtime.block_on(append).unwrap().unwrap();
+    assert_eq!(journal.of_guest(&key())[0].end, Some(end()));
 }

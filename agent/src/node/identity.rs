@@ -18,6 +18,8 @@ use crate::objects::{ApiError, within};
 const CLUSTER_NAMESPACE: &str = "kube-system";
 /// File with the installation's UID: the agent must know its domains while the API is away.
 const FILE: &str = "installation";
+/// File with the node's name, which a host that is renamed keeps.
+const NODE_FILE: &str = "node";
 /// The kernel's name for this boot.
 const BOOT_ID: &str = "sys/kernel/random/boot_id";
 
@@ -28,6 +30,15 @@ pub struct NodeIdentity {
     pub cluster_uid: Uuid,
     /// Name of the node.
     pub node: String,
+}
+
+/// What a host was before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FormerNode {
+    /// Its name.
+    pub node: String,
+    /// The domains that run under it.
+    pub domains: Vec<String>,
 }
 
 /// Why the agent does not know which installation it belongs to.
@@ -48,6 +59,20 @@ pub enum IdentityError {
         #[source]
         source: io::Error,
     },
+}
+
+/// The name of this host's node unless one is given: the one that it had, or at its first start the host's.
+///
+/// # Errors
+/// If the host has no name, or none that is text.
+pub fn default_node_name(data_dir: &Path) -> io::Result<String> {
+    let stored = fs::read_to_string(data_dir.join(NODE_FILE)).unwrap_or_default();
+    if !stored.trim().is_empty() {
+        return Ok(stored.trim().to_owned());
+    }
+    let not_text = |name: std::ffi::OsString| io::Error::other(format!("{} is no text", name.display()));
+    // Names of objects have no capital letters.
+    nix::unistd::gethostname()?.into_string().map(|name| name.to_lowercase()).map_err(not_text)
 }
 
 impl NodeIdentity {
@@ -81,6 +106,32 @@ impl NodeIdentity {
             fs::write(&path, format!("{cluster_uid}\n")).map_err(failed)?;
         }
         Ok(Self { cluster_uid, node: node.to_owned() })
+    }
+
+    /// Writes the node's name down, for [`default_node_name`].
+    ///
+    /// # Errors
+    /// If that fails.
+    pub fn keep_name(&self, directory: &Path) -> Result<(), IdentityError> {
+        let (path, text) = (directory.join(NODE_FILE), format!("{}\n", self.node));
+        if fs::read_to_string(&path).ok().as_ref() == Some(&text) {
+            return Ok(());
+        }
+        fs::write(&path, text).map_err(|source| IdentityError::File { path, source })
+    }
+
+    /// The node under whose name guests of this installation run here, where it is not this one.
+    pub fn former_node(&self, domains: &[DomainSummary]) -> Option<FormerNode> {
+        let of_others = domains.iter().filter(|domain| domain.state.is_active()).filter_map(|domain| {
+            let metadata = parse_metadata(domain.metadata.as_ref()?).ok()?;
+            let is_former = metadata.installation == self.installation() && metadata.node != self.node;
+            is_former.then(|| (metadata.node, domain.name.clone()))
+        });
+        let mut former: Option<FormerNode> = None;
+        for (node, domain) in of_others {
+            former.get_or_insert_with(|| FormerNode { node, domains: Vec::new() }).domains.push(domain);
+        }
+        former
     }
 
     /// The installation, as domains carry it.
@@ -132,4 +183,63 @@ impl NodeIdentity {
 pub(crate) fn boot_id(proc_dir: &Path) -> String {
     let read = fs::read_to_string(proc_dir.join(BOOT_ID));
     read.map_or_else(|_| Uuid::new_v4().to_string(), |text| text.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use domain_xml::render_metadata;
+
+    use super::*;
+    use crate::libvirt::{DomainState, RunningReason, ShutOffReason};
+
+    fn identity(node: &str) -> NodeIdentity {
+        NodeIdentity { cluster_uid: Uuid::from_u128(1), node: node.to_owned() }
+    }
+
+    fn domain(name: &str, owner: &NodeIdentity, state: DomainState) -> DomainSummary {
+        let metadata = Metadata {
+            installation: owner.installation(),
+            node: owner.node.clone(),
+            namespace: "default".to_owned(),
+            name: name.to_owned(),
+            uid: Uuid::nil().to_string(),
+            grace_period_seconds: 30,
+            deletion_deadline: None,
+        };
+        DomainSummary {
+            uuid: Uuid::nil(),
+            name: format!("default_{name}"),
+            id: None,
+            state,
+            persistent: true,
+            autostart: false,
+            has_managed_save: false,
+            metadata: Some(render_metadata(&metadata).unwrap()),
+        }
+    }
+
+    #[test]
+    fn a_renamed_node_is_known_by_the_guests_that_run() {
+        let (running, off) =
+            (DomainState::Running(RunningReason::Booted), DomainState::ShutOff(ShutOffReason::Shutdown));
+        let other = NodeIdentity { cluster_uid: Uuid::from_u128(2), ..identity("h1") };
+        let domains = [
+            domain("own", &identity("h2"), running),
+            domain("ended", &identity("h1"), off),
+            domain("of-another-cluster", &other, running),
+        ];
+        assert_eq!(identity("h2").former_node(&domains), None);
+        let left = domain("left", &identity("h1"), running);
+        let former = FormerNode { node: "h1".to_owned(), domains: vec!["default_left".to_owned()] };
+        assert_eq!(identity("h2").former_node(&[domains.as_slice(), &[left]].concat()), Some(former));
+    }
+
+    #[test]
+    fn a_node_keeps_its_name_when_the_host_gets_another() {
+        let directory = tempfile::tempdir().unwrap();
+        let host = default_node_name(directory.path()).unwrap();
+        assert_eq!(host, host.to_lowercase());
+        identity("h1").keep_name(directory.path()).unwrap();
+        assert_eq!(default_node_name(directory.path()).unwrap(), "h1");
+    }
 }

@@ -20,7 +20,7 @@ pub(crate) use guard::GuardBoard;
 pub(crate) use heartbeat::{Heartbeat, keep_renewed};
 pub(crate) use host_stop::{HostStop, MARKER, STARTS};
 pub(crate) use identity::boot_id;
-pub use identity::{IdentityError, NodeIdentity};
+pub use identity::{FormerNode, IdentityError, NodeIdentity, default_node_name};
 pub use lock::{HostLock, LockError};
 pub(crate) use proc_board::ProcBoard;
 pub use register::NodeCapacity;

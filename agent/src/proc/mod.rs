@@ -85,6 +85,11 @@ pub fn read_qemu(proc_dir: &Path, pid: u32) -> Option<QemuProcess> {
     read_process(&proc_dir.join(pid.to_string()), pid).ok().flatten()
 }
 
+/// Whether the numbers in this /proc are those by which this process may signal others: it shows us under our own. A pod's view of its host's does not.
+pub fn is_own_proc(proc_dir: &Path) -> bool {
+    fs::read_link(proc_dir.join("self")).is_ok_and(|own| own == Path::new(&std::process::id().to_string()))
+}
+
 fn read_process(directory: &Path, pid: u32) -> io::Result<Option<QemuProcess>> {
     match fs::read(directory.join("cmdline")) {
         Ok(command_line) => Ok(parse_command_line(&command_line, pid)),
@@ -123,6 +128,15 @@ mod tests {
     use super::*;
 
     const UUID: &str = "5d2f1c7e-0000-4000-8000-000000000001";
+
+    #[test]
+    fn only_a_proc_that_shows_this_process_under_its_own_number_is_its_own() {
+        assert!(is_own_proc(Path::new("/proc")));
+        let of_a_host = proc_dir();
+        assert!(!is_own_proc(of_a_host.path()));
+        std::os::unix::fs::symlink("1", of_a_host.path().join("self")).unwrap();
+        assert!(!is_own_proc(of_a_host.path()));
+    }
 
     /// A /proc with process 1.
     fn proc_dir() -> tempfile::TempDir {

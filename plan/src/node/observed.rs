@@ -20,6 +20,9 @@ pub struct ObservedGuest {
     pub journal: Vec<JournalFacts>,
     /// Files of the guest below the agent's data directory.
     pub disks: DisksState,
+    /// This agent process defined the domain, from the disks that are ready. An earlier process's definition may name devices as an earlier boot of the host
+    /// did, and they may be other disks now.
+    pub is_defined_from_disks: bool,
     /// The ABI that the guest would be defined with if nothing of it is new: that of the VM's status, with the machine type resolved by libvirt's
     /// capabilities, without number. Err: the guest cannot be
     /// rendered here (a bad spec, emulation refused); the trouble says why.

@@ -208,8 +208,9 @@ fn start_steps(guest: &Guest<'_>, fresh: &VmFacts, abi: &AbiStatus) -> Vec<Step>
     let uid = || fresh.uid.clone();
     let is_new = !matches!(guest.observed.slot, DomainSlot::Ours(_));
     let mut steps = Vec::with_capacity(5);
-    // An attempt that failed may have failed for what was defined. A domain with an ABI of its own is left as libvirt settled it.
-    if is_new || guest.observed.wanted_abi.as_ref().is_some_and(|wanted| wanted.as_ref() == Ok(abi)) {
+    // An attempt that failed may have failed for what was defined. A domain of these very disks with an ABI of its own is left as libvirt settled it.
+    let is_as_wanted = guest.observed.wanted_abi.as_ref().is_some_and(|wanted| wanted.as_ref() == Ok(abi));
+    if is_new || is_as_wanted || !guest.observed.is_defined_from_disks {
         steps.push(Step::Define { uid: uid(), expect: abi.clone() });
     }
     let publish = status::write_if_needed(fresh, status::starting(fresh, abi, &guest.observed.disks.images));

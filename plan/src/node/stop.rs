@@ -8,15 +8,15 @@
 
 use std::time::Duration;
 
-use api::v1alpha1::Phase;
+use api::v1alpha1::{Phase, Placement};
 use jiff::SignedDuration;
 
 use super::abi::{Gate, gate};
 use super::guest::Guest;
 use super::lifecycle::{Verdict, judge, reason};
 use super::{
-    DomainFacts, DomainSlot, EventType, FinalState, FreshVm, GuestEvent, Look, NodePlan, OrphanGuard, OvmView,
-    ProcLook, Report, Step, VmFacts, status,
+    DomainFacts, DomainSlot, EventType, FinalState, FreshVm, GuestEvent, Look, NodePlan, OrphanGuard, OvmFacts,
+    OvmView, ProcLook, Report, Step, VmFacts, status,
 };
 
 /// A booting guest drops the power button: it is pressed again this often (E3).
@@ -101,6 +101,7 @@ pub(super) fn plan_end(guest: &Guest<'_>, vm: &VmFacts, domain: Option<&DomainFa
         (None, _) | (_, Process::Unread) => NodePlan::look(Look::End, "Ended"),
         (_, Process::Unreadable(why)) => NodePlan::retry("ProcessesUnreadable", &why, RETRY),
         (_, Process::Lives(pid)) => plan_lost(guest, vm, pid),
+        (_, Process::OfAnother(whose)) => plan_displaced(guest, vm, &whose),
         (Some(FreshVm::Unreachable(why)), Process::Gone) => journal_end(guest, &vm.uid, end, why),
         (Some(FreshVm::Present(_) | FreshVm::Absent), Process::Gone) => {
             let mut steps: Vec<Step> =
@@ -145,18 +146,25 @@ pub(super) fn plan_ended(guest: &Guest<'_>, vm: &VmFacts) -> NodePlan {
     }
     match process(guest) {
         Process::Lives(pid) => NodePlan::act("KillingLostGuest", vec![Step::KillProcess { pid }]),
+        Process::OfAnother(whose) => NodePlan::wait("NameInUse", &whose),
         Process::Unread | Process::Unreadable(_) | Process::Gone => NodePlan::wait("Ended", vm.phase().as_str()),
     }
 }
 
 /// A VM that is being deleted and has no domain: clean up, then let it go.
 pub(super) fn plan_let_go(guest: &Guest<'_>, vm: &VmFacts) -> NodePlan {
-    with_process_gone(guest, "LettingGo", || match teardown(guest, vm) {
+    let let_go = || match teardown(guest, vm) {
         Teardown::Unreadable(why) => unreadable(&why),
         Teardown::Files => NodePlan::act("Cleaning", vec![Step::CleanDisks { uid: vm.uid.clone() }]),
         Teardown::Finalizer => drop_finalizer(guest, vm),
         Teardown::Done => NodePlan::wait("LetGo", "somebody else's finalizer holds the object"),
-    })
+    };
+    let has_run = vm.phase() == Phase::Running || guest.start_record(&vm.uid).is_some();
+    if matches!(process(guest), Process::OfAnother(_)) && !has_run {
+        // What has its name is an earlier VM's.
+        return let_go();
+    }
+    with_process_gone(guest, "LettingGo", let_go)
 }
 
 /// What is left to do for a VM without domain and process.
@@ -229,18 +237,34 @@ fn plan_unknown_owner(guest: &Guest<'_>, domain: &DomainFacts, why: &str) -> Nod
 }
 
 /// No domain, and no VM of this node: remove what is left of earlier ones, release their placement (E4), be done.
+///
+/// Where somebody else's domain has the name, nothing is touched: it may be this guest, of another installation or under another name of this node.
 pub(super) fn plan_leftovers(guest: &Guest<'_>) -> NodePlan {
+    if let DomainSlot::Foreign(whose) = &guest.observed.slot {
+        return NodePlan::wait("NameInUse", whose);
+    }
     let alive = match &guest.desired.fresh {
         None => return NodePlan::look(Look::End, "CheckingLeftovers"),
         Some(FreshVm::Unreachable(why)) => return NodePlan::retry("ApiAway", why, RETRY),
         Some(FreshVm::Present(vm)) => Some(vm.uid.as_str()),
         Some(FreshVm::Absent) => None,
     };
+    if let Process::Lives(pid) = process(guest)
+        && !was_here(guest)
+    {
+        let message = format!("QEMU process {pid} runs a guest of that name, which this node has never started");
+        return NodePlan::wait("ProcessOfOthers", &message);
+    }
     with_process_gone(guest, "CheckingLeftovers", || {
         clean_predecessors(guest, alive.unwrap_or_default())
             .or_else(|| release(guest, alive))
             .unwrap_or_else(|| NodePlan::wait("Gone", ""))
     })
+}
+
+/// Whether anything says that a VM of this name was this node's.
+fn was_here(guest: &Guest<'_>) -> bool {
+    !guest.observed.journal.is_empty() || unreleased_placement(guest).is_some()
 }
 
 /// Files and journal entries of earlier VMs of this name; only once `alive` is known to be the VM of that name now.
@@ -261,17 +285,30 @@ pub(super) fn clean_predecessors(guest: &Guest<'_>, alive: &str) -> Option<NodeP
 
 /// E4: the VM in `placement` is gone, no domain of that name is left, and no process either.
 fn release(guest: &Guest<'_>, alive: Option<&str>) -> Option<NodePlan> {
-    let OvmView::Present(ovm) = &guest.desired.ovm else { return None };
-    let placement = ovm.placement.as_ref()?;
-    let ours = placement.node_name == guest.observed.node_name && !placement.released;
+    let (ovm, placement) = unreleased_placement(guest)?;
     let gone = alive != Some(placement.vm_uid.as_str());
     let free = guest.observed.slot == DomainSlot::Free;
-    (ours && gone && free).then(|| {
+    (gone && free).then(|| {
         NodePlan::act(
             "Releasing",
             vec![Step::ReleasePlacement { ovm_uid: ovm.uid.clone(), resource_version: ovm.resource_version.clone() }],
         )
     })
+}
+
+/// The placement on this node that its agent has not released.
+fn unreleased_placement<'a>(guest: &Guest<'a>) -> Option<(&'a OvmFacts, &'a Placement)> {
+    let OvmView::Present(ovm) = &guest.desired.ovm else { return None };
+    let placement = ovm.placement.as_ref()?;
+    (placement.node_name == guest.observed.node_name && !placement.released).then_some((ovm, placement))
+}
+
+/// A QEMU of the guest runs, and libvirt has it as a domain that is not ours: not to be touched, and not to be called ended.
+fn plan_displaced(guest: &Guest<'_>, vm: &VmFacts, whose: &str) -> NodePlan {
+    NodePlan {
+        steps: status::write_if_needed(vm, status::lost(guest.now, vm, whose)).into_iter().collect(),
+        ..NodePlan::retry("NameInUse", whose, RETRY)
+    }
 }
 
 /// libvirt says that the guest is off, and its QEMU lives (E1): it runs. A stop kills that process.
@@ -300,15 +337,18 @@ enum Process {
     Unread,
     Unreadable(String),
     Lives(u32),
+    /// It lives, and libvirt has not lost it: it is a domain that is not ours. The text names it and its owner.
+    OfAnother(String),
     Gone,
 }
 
 fn process(guest: &Guest<'_>) -> Process {
-    match &guest.observed.proc {
-        ProcLook::NotLooked => Process::Unread,
-        ProcLook::Failed(why) => Process::Unreadable(why.clone()),
-        ProcLook::Hit { pid } => Process::Lives(*pid),
-        ProcLook::Clear | ProcLook::OtherGuest { .. } => Process::Gone,
+    match (&guest.observed.proc, &guest.observed.slot) {
+        (ProcLook::NotLooked, _) => Process::Unread,
+        (ProcLook::Failed(why), _) => Process::Unreadable(why.clone()),
+        (ProcLook::Hit { .. }, DomainSlot::Foreign(whose)) => Process::OfAnother(whose.clone()),
+        (ProcLook::Hit { pid }, _) => Process::Lives(*pid),
+        (ProcLook::Clear | ProcLook::OtherGuest { .. }, _) => Process::Gone,
     }
 }
 
@@ -318,6 +358,7 @@ fn with_process_gone(guest: &Guest<'_>, state: &'static str, then: impl FnOnce()
         Process::Unread => NodePlan::look(Look::End, state),
         Process::Unreadable(why) => NodePlan::retry("ProcessesUnreadable", &why, RETRY),
         Process::Lives(pid) => NodePlan::act("KillingLostGuest", vec![Step::KillProcess { pid }]),
+        Process::OfAnother(whose) => NodePlan::retry("NameInUse", &whose, RETRY),
         Process::Gone => then(),
     }
 }

@@ -468,7 +468,7 @@ impl GuestDisks for FakeDisks {
         .boxed()
     }
 
-    fn allowed_paths(&self, emulator: &Path) -> AllowedPaths {
+    fn allowed_paths(&self, emulator: &Path, _: bool) -> AllowedPaths {
         let disks = vec![PathBuf::from("/disks")];
         AllowedPaths {
             disk_dirs: disks.clone(),

@@ -159,6 +159,13 @@ async fn s4_a_look_that_the_disks_outlasted_starts_nothing() {
     assert!(worker.looker.context.journal.vm_uids().is_empty());
     let seen = worker.observe(Reads { begun: Some(begun), ..Reads::default() }).await;
     worker.execute_step(&seen, &step).await.unwrap();
+    // The journal's disk may be slow, too.
+    let late = worker.observe(Reads { begun: begun.checked_sub(Duration::from_secs(30)), ..Reads::default() }).await;
+    let start = Step::Start { uid: UID.to_owned() };
+    assert!(matches!(worker.execute_step(&late, &start).await, Err(StepError::Changed)));
+    assert_eq!(world.starts(), 0);
+    let noted = worker.looker.context.journal.of_guest(&worker.looker.key)[0].start.unwrap();
+    assert!(noted.settled && noted.run_id.is_none(), "no call was made that could fire late");
 }
 
 #[tokio::test]

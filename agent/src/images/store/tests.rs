@@ -265,7 +265,7 @@ fn a_file_that_is_written_to_meanwhile_is_refused_or_copied_as_it_was_before_or_
                 at += 1;
             }
         });
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        let deadline = std::time::Instant::now() + std::time::Duration::from_mins(1);
         let mut refused = false;
         while !refused && std::time::Instant::now() < deadline {
             refused = matches!(world.store.import(&name("busy"), &disk), Err(ImportError::Changed(_)));

@@ -93,6 +93,7 @@ impl World {
         world.observed.journal = vec![started()];
         world.observed.disks =
             DisksState { ready_for: Some(UID.to_owned()), present: Ok(vec![UID.to_owned()]), ..DisksState::default() };
+        world.observed.is_defined_from_disks = true;
         world
     }
 

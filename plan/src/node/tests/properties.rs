@@ -169,6 +169,7 @@ fn any_observed() -> impl Strategy<Value = ObservedGuest> {
                     proc,
                     journal,
                     disks: DisksState { ready_for, present, fetch, ..DisksState::default() },
+                    is_defined_from_disks: !panic_seen,
                     wanted_abi,
                     trouble,
                     last_signal: signal.map(at),
@@ -236,6 +237,14 @@ proptest! {
                     prop_assert!(vm.uid == *uid && vm.phase().is_final() && observed.slot == DomainSlot::Free, "K2");
                     prop_assert!(matches!(observed.proc, ProcLook::Clear | ProcLook::OtherGuest { .. }), "E1");
                 }
+                Step::KillProcess { .. } => {
+                    prop_assert!(!matches!(observed.slot, DomainSlot::Foreign(_)), "I6: a domain that is not ours");
+                }
+                Step::CleanDisks { .. } | Step::DropFinalizer { .. } if matches!(observed.slot, DomainSlot::Foreign(_)) => {
+                    let vm = fresh.map(|vm| &**vm).or(desired.cached.as_ref()).expect("a VM to let go");
+                    let ran = observed.journal.iter().any(|entry| entry.vm_uid == vm.uid && entry.start.is_some());
+                    prop_assert!(!ran || matches!(observed.proc, ProcLook::Clear | ProcLook::OtherGuest { .. }), "E1");
+                }
                 Step::Undefine { .. } | Step::CleanDisks { .. } | Step::DropFinalizer { .. } | Step::ReleasePlacement { .. } => {
                     prop_assert!(matches!(observed.proc, ProcLook::Clear | ProcLook::OtherGuest { .. }), "E1");
                 }
@@ -258,6 +267,14 @@ proptest! {
                 }
                 _ => {}
             }
+        }
+        if matches!(observed.slot, DomainSlot::Foreign(_)) {
+            let of_another = |step: &Step| match step {
+                Step::CleanDisks { uid } => desired.cached.iter().chain(fresh.map(|vm| &**vm)).all(|vm| vm.uid != *uid),
+                Step::ReleasePlacement { .. } => true,
+                _ => false,
+            };
+            prop_assert!(!plan.steps.iter().any(of_another), "nothing of a guest that may live on as somebody else's domain");
         }
         // A look that was made is not asked for again at once: that would be a circle.
         if let (Some(Look::End), Some(_)) = (plan.look, &desired.fresh) {

@@ -241,6 +241,46 @@ fn e4_a_placement_is_released_when_its_vm_is_gone_and_nothing_is_left() {
 }
 
 #[test]
+fn i6_a_guest_that_libvirt_has_as_somebody_elses_domain_is_left_alone() {
+    let whose = "domain default_vm of libvirt is in the way: it belongs to node node7".to_owned();
+    let displaced = |mut world: World| {
+        world.observed.slot = DomainSlot::Foreign(whose.clone());
+        world.observed.proc = ProcLook::Hit { pid: 41 };
+        world
+    };
+    // The node was given another name, or another control plane: the journal knows the guest, the API does not.
+    let mut renamed = displaced(World::with_domain(Phase::Running, DomainState::Running).without_vm());
+    renamed.observed.disks.present = Ok(vec![UID.to_owned()]);
+    assert_eq!(renamed.plan().steps, []);
+    assert_eq!(renamed.plan().report.state, "NameInUse");
+    // Its metadata was changed by hand.
+    let running = displaced(World::with_domain(Phase::Running, DomainState::Running).looked());
+    assert_eq!(reason(&written(&running.plan()).unwrap(), "Ready").as_deref(), Some("DomainLost"));
+    for ending in
+        [running.clone().deleting().looked(), displaced(World::with_domain(Phase::Succeeded, OFF).deleting().looked())]
+    {
+        assert!(names(&ending.plan()).iter().all(|name| *name == "WriteStatus"), "{:?}", ending.plan());
+    }
+}
+
+#[test]
+fn a_vm_that_never_ran_is_let_go_whatever_has_its_name() {
+    let mut world = World::scheduled().deleting().looked();
+    world.observed.slot = DomainSlot::Foreign("whoever's".to_owned());
+    world.observed.proc = ProcLook::Hit { pid: 41 };
+    world.observed.journal = vec![crate::node::JournalFacts { vm_uid: OTHER_UID.to_owned(), ..started() }];
+    assert_eq!(names(&world.plan()), ["DropFinalizer", "ForgetJournal"]);
+}
+
+#[test]
+fn e1_a_process_that_this_node_never_started_is_not_killed() {
+    let mut stranger = World::scheduled().without_vm();
+    stranger.observed.proc = ProcLook::Hit { pid: 41 };
+    assert_eq!(names(&stranger.plan()), [""; 0], "an agent beside this one may have started it");
+    assert_eq!(names(&stranger.with_ovm(UID, "node1", false).plan()), ["KillProcess"], "promised to this node");
+}
+
+#[test]
 fn an_orphan_is_stopped_with_its_own_grace_period() {
     let mut world = World::running().without_vm();
     assert_eq!(world.plan().look, Some(Look::Orphans), "E6: all orphans are judged together first");

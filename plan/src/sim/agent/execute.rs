@@ -50,6 +50,7 @@ pub(super) fn execute(world: &mut World, node: &str, key: &ObjectKey, step: &Ste
             if has_images {
                 host.disks.insert(uid.clone(), key.clone());
                 memory.ready_for = Some(uid.clone());
+                memory.is_defined_from_disks = false;
                 memory.fetch = None;
             } else {
                 memory.fetch = Some(ImageFetch { vm_uid: uid.clone(), state: FetchState::Missing });
@@ -254,6 +255,7 @@ fn call_libvirt(world: &mut World, node: &str, key: &ObjectKey, step: &Step, fat
         Step::Define { uid, expect } => {
             let Some(settled) = settled else { return Outcome::Changed };
             let is_expected = settled == *expect;
+            agent.memory(key).is_defined_from_disks = true;
             match define(host, key, uid, grace, settled) {
                 false => Outcome::Failed,
                 true if is_expected => Outcome::Done,

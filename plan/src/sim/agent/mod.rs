@@ -48,6 +48,7 @@ struct Memory {
     /// VM UID that `last_signal` and `trouble` are about.
     about: String,
     ready_for: Option<String>,
+    is_defined_from_disks: bool,
     fetch: Option<ImageFetch>,
     last_signal: Option<Timestamp>,
     trouble: Option<(Discriminant<Step>, Trouble)>,

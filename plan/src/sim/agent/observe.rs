@@ -152,6 +152,7 @@ pub(super) fn observe(
             fetch: memory.fetch.clone(),
             ..DisksState::default()
         },
+        is_defined_from_disks: memory.is_defined_from_disks,
         wanted_abi: host.libvirt_up.then_some(Ok(wanted)),
         trouble: memory.trouble.as_ref().map(|(_, trouble)| trouble.clone()),
         last_signal: memory.last_signal,
