@@ -14,6 +14,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use lobby::{Guest, Lobby};
 use nix::sys::socket::{setsockopt, sockopt};
 use rustls::ServerConfig;
 use tokio::io::AsyncWriteExt as _;
@@ -21,14 +22,17 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tracing::{debug, warn};
 
 use crate::consoles::{ConsoleError, Consoles, DuplexStream};
 
 /// How long a client may take for its handshake, and for its request. Whoever reaches the pod reaches this port.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Connections at a time, streams included.
+/// The controller's connections at a time, streams included.
 const MOST_CONNECTIONS: usize = 128;
+/// Handshakes at a time. Who is not the controller gets no further, and holds no place that the controller needs.
+const STRANGERS: usize = 64;
 /// How long to wait when the system has no file descriptor left.
 const ACCEPT_BACK_OFF: Duration = Duration::from_millis(200);
 /// A controller that is gone without a word is noticed after 20 + 4 * 5 s; its console is free for others then.
@@ -71,12 +75,10 @@ pub(super) async fn serve(
     trusted: watch::Receiver<Option<Arc<ServerConfig>>>,
     consoles: Consoles,
 ) {
-    let room = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    let (room, lobby) = (Arc::new(Semaphore::new(MOST_CONNECTIONS)), Lobby::new(STRANGERS));
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
-        // No permit, no accept: the rest waits in the system's queue.
-        let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
         let socket = match listener.accept().await {
             Ok((socket, _)) => socket,
             Err(error) => {
@@ -87,24 +89,39 @@ pub(super) async fn serve(
         };
         // Nobody is trusted yet: the connection is closed.
         let Some(config) = trusted.borrow().clone() else { continue };
-        connections.spawn(connection(TlsAcceptor::from(config), socket, consoles.clone(), permit));
+        let shaken = shake(TlsAcceptor::from(config), socket, lobby.enter(), Arc::clone(&room));
+        let consoles = consoles.clone();
+        connections.spawn(async move {
+            if let Some((stream, permit)) = shaken.await {
+                connection(stream, consoles, permit).await;
+            }
+        });
     }
 }
 
-/// One connection: a handshake, one request, and the stream that it asks for.
-async fn connection(acceptor: TlsAcceptor, socket: TcpStream, consoles: Consoles, permit: OwnedSemaphorePermit) {
+/// The handshake, which the controller alone gets through, and then one of its places.
+async fn shake(
+    acceptor: TlsAcceptor,
+    socket: TcpStream,
+    guest: Guest,
+    room: Arc<Semaphore>,
+) -> Option<(TlsStream<TcpStream>, OwnedSemaphorePermit)> {
     if let Err(error) = prepare(&socket) {
         debug!(%error, "cannot set up a connection");
-        return;
+        return None;
     }
-    let stream = match tokio::time::timeout(PATIENCE, acceptor.accept(socket)).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => {
-            debug!(%error, "TLS handshake failed");
-            return;
-        }
-        Err(_) => return,
+    let shaken = tokio::select! {
+        shaken = tokio::time::timeout(PATIENCE, acceptor.accept(socket)) => shaken.ok()?,
+        () = guest.shown_out() => return None,
     };
+    let stream = shaken.inspect_err(|error| debug!(%error, "TLS handshake failed")).ok()?;
+    guest.leave();
+    let permit = tokio::time::timeout(PATIENCE, room.acquire_owned()).await.ok()?.ok()?;
+    Some((stream, permit))
+}
+
+/// One connection of the controller: one request, and the stream that it asks for.
+async fn connection(stream: TlsStream<TcpStream>, consoles: Consoles, permit: OwnedSemaphorePermit) {
     let permit = Arc::new(permit);
     let service = service_fn(move |request| {
         let (consoles, permit) = (consoles.clone(), Arc::clone(&permit));
@@ -181,7 +198,69 @@ async fn copy(controller: TokioIo<hyper::upgrade::Upgraded>, guest: Box<dyn Dupl
 
 #[cfg(test)]
 mod tests {
+    use api::names::AGENT_TLS_NAME;
+    use rustls::pki_types::pem::PemObject as _;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+    use tokio::io::AsyncReadExt as _;
+    use tokio_rustls::TlsConnector;
+
+    use super::super::certificate::OwnCertificate;
     use super::*;
+    use crate::libvirt::{Libvirt, LibvirtOptions};
+    use crate::node::VmCache;
+
+    #[tokio::test]
+    async fn strangers_that_say_nothing_do_not_keep_the_controller_out() {
+        let own = OwnCertificate::make().unwrap();
+        // An authority that has vouched for itself alone: its own certificate is the controller's here.
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::default();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        params.distinguished_name.push(rcgen::DnType::CommonName, "authority");
+        let authority = params.self_signed(&key).unwrap();
+        let issuer = rcgen::Issuer::new(params, key);
+        let client_key = rcgen::KeyPair::generate().unwrap();
+        let mut client = rcgen::CertificateParams::default();
+        client.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+        let client = client.signed_by(&client_key, &issuer).unwrap();
+        let trusted = own.server_config(&authority.pem()).unwrap();
+        let (_trusted, newest) = watch::channel(Some(Arc::new(trusted)));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let libvirt = Libvirt::connect(LibvirtOptions::new("test:///default")).await.unwrap();
+        let consoles = Consoles { libvirt, vms: VmCache::default() };
+        let server = tokio::spawn(async move { serve(&listener, newest, consoles).await });
+        let mut strangers = Vec::new();
+        for _ in 0..200 {
+            strangers.push(TcpStream::connect(address).await.unwrap());
+        }
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(own.pem().as_bytes()).unwrap()).unwrap();
+        let config = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_client_auth_cert(vec![client.der().clone()], PrivateKeyDer::Pkcs8(client_key.serialize_der().into()))
+            .unwrap();
+        let asked = async {
+            let socket = TcpStream::connect(address).await.unwrap();
+            let name = ServerName::try_from(AGENT_TLS_NAME).unwrap();
+            let mut stream = TlsConnector::from(Arc::new(config)).connect(name, socket).await.unwrap();
+            let path = api::subresources::agent_path("ns", "vm", "uid", "console");
+            let head = format!(
+                "GET {path} HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: {AGENT_STREAM_PROTOCOL}\r\n\r\n"
+            );
+            stream.write_all(head.as_bytes()).await.unwrap();
+            let mut answer = Vec::new();
+            // The end may come without TLS's own.
+            let _ = stream.read_to_end(&mut answer).await;
+            String::from_utf8(answer).unwrap()
+        };
+        let answer = tokio::time::timeout(Duration::from_secs(2), asked).await.expect("an answer at once");
+        assert!(answer.starts_with("HTTP/1.1 404") && answer.contains("ns/vm"), "{answer}");
+        server.abort();
+        drop(strangers);
+    }
 
     #[test]
     fn a_path_names_one_channel_of_one_vm_object() {
