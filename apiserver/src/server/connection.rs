@@ -1,4 +1,4 @@
-//! One connection: TLS, who is there, then HTTP/1.1 or HTTP/2.
+//! One connection: who is there, by TLS or by the socket's owner, then HTTP/1.1 or HTTP/2.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -12,7 +12,8 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use lobby::Guest;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsAcceptor;
 
 use super::Core;
@@ -27,6 +28,15 @@ const LOOK_AT_CLOCK: Duration = Duration::from_mins(1);
 
 /// Requests of one HTTP/2 connection at a time; each watch is one.
 const MAX_CONCURRENT_STREAMS: u32 = 250;
+
+/// What a connection itself says of who is there.
+struct Shown {
+    user: Option<User>,
+    /// Until when that is to be believed.
+    until: Option<jiff::Timestamp>,
+    /// For the log.
+    peer: String,
+}
 
 /// Serves a connection until it ends, until its requests are answered after shutdown began, or until another stranger takes its place.
 pub(super) async fn serve(
@@ -57,6 +67,22 @@ async fn talk(core: Arc<Core>, acceptor: TlsAcceptor, socket: TcpStream, peer: S
     let certificates = stream.get_ref().1.peer_certificates();
     let shown = certificates.and_then(|chain| chain.first()).and_then(from_certificate);
     let (user, until) = shown.map_or((None, None), |(user, until)| (Some(user), Some(until)));
+    answer_requests(core, stream, Shown { user, until, peer: peer.to_string() }, guest).await;
+}
+
+/// Serves a connection of the unix socket. Whoever the file's mode lets in is an administrator.
+pub(super) async fn serve_local(core: Arc<Core>, socket: UnixStream, guest: Arc<Guest>) {
+    let Ok(peer) = socket.peer_cred() else { return };
+    let peer = format!("unix:{}", peer.uid());
+    answer_requests(core, socket, Shown { user: Some(User::system(&peer)), until: None, peer }, guest).await;
+}
+
+/// Answers requests until the connection ends.
+async fn answer_requests<S>(core: Arc<Core>, stream: S, shown: Shown, guest: Arc<Guest>)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let Shown { user, until, peer } = shown;
     let shutdown = core.shutdown.clone();
     // Whoever is nobody is told so, and may not hold the connection.
     if user.is_some() {

@@ -1,10 +1,14 @@
 //! Accepts connections until shutdown.
 
+use std::fs;
+use std::io;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use lobby::Lobby;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
@@ -36,4 +40,43 @@ pub(super) async fn serve(core: Arc<Core>, listener: TcpListener, acceptor: watc
             }
         }
     }
+}
+
+/// As [`serve`], for the unix socket, where nobody is a stranger.
+pub(super) async fn serve_local(core: Arc<Core>, listener: UnixListener) {
+    let lobby = Lobby::new(1);
+    loop {
+        let accepted = tokio::select! {
+            () = core.shutdown.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((socket, _)) => {
+                let guest = Arc::new(lobby.enter());
+                core.tasks.spawn(connection::serve_local(Arc::clone(&core), socket, guest));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection of the unix socket");
+                tokio::time::sleep(ACCEPT_BACK_OFF).await;
+            }
+        }
+    }
+}
+
+/// Binds the unix socket `path`, for its owner, and for the members of a group. What is there is of a process that has ended: the data directory is locked.
+pub(super) fn bind_local(path: &Path, group: Option<u32>) -> io::Result<UnixListener> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    let mut mode = 0o600;
+    if let Some(group) = group {
+        if path.metadata()?.gid() != group {
+            chown(path, None, Some(group))?;
+        }
+        mode = 0o660;
+    }
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+    Ok(listener)
 }

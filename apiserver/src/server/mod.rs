@@ -37,6 +37,9 @@ use data_dir::DataDir;
 /// Name of the store in the data directory.
 const STORE_FILE: &str = "store.db";
 
+/// Name of the unix socket there.
+const SOCKET: &str = "api.sock";
+
 /// How often is looked whether certificates end soon.
 const CERTIFICATE_INTERVAL: Duration = Duration::from_hours(24);
 
@@ -60,6 +63,8 @@ pub struct Endpoint {
     pub local_addr: SocketAddr,
     /// The administrator's kubeconfig, mode 0600.
     pub kubeconfig: PathBuf,
+    /// The unix socket, by which its owner, root, and members of the kubeconfig's group need no credentials; none where it cannot be made.
+    pub socket: Option<PathBuf>,
 }
 
 impl ApiServer {
@@ -97,7 +102,7 @@ impl ApiServer {
         self.core.mount(mount);
     }
 
-    /// Makes or renews certificates and kubeconfig, and serves the listen address over TLS.
+    /// Makes or renews certificates and kubeconfig, and serves the listen address over TLS, and a unix socket in the data directory.
     ///
     /// # Errors
     /// The address cannot be bound, or certificates cannot be made.
@@ -115,7 +120,22 @@ impl ApiServer {
         self.core.tasks.spawn(listener::serve(Arc::clone(&self.core), listener, acceptor));
         let renewing = self.clone().keep_certificates(identity, local_addr, shown);
         self.core.tasks.spawn(self.core.shutdown.clone().run_until_cancelled_owned(renewing));
-        Ok(Endpoint { local_addr, kubeconfig })
+        Ok(Endpoint { local_addr, kubeconfig, socket: self.listen_locally() })
+    }
+
+    /// Serves the unix socket. A path that is too long for one is no reason not to serve at all.
+    fn listen_locally(&self) -> Option<PathBuf> {
+        let path = self.data_dir.path().join(SOCKET);
+        match listener::bind_local(&path, self.kubeconfig_group) {
+            Ok(listener) => {
+                self.core.tasks.spawn(listener::serve_local(Arc::clone(&self.core), listener));
+                Some(path)
+            }
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "cannot serve the unix socket; the address is served");
+                None
+            }
+        }
     }
 
     fn write_kubeconfigs(&self, identity: &tls::Identity, address: SocketAddr) -> Result<PathBuf, StartError> {

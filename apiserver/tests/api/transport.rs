@@ -2,6 +2,7 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -64,6 +65,32 @@ async fn ask(stream: &mut TlsStream<TcpStream>, path: &str) -> String {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
     answer
+}
+
+#[tokio::test]
+async fn the_unix_socket_is_for_its_owner_and_asks_for_no_credentials() {
+    let server = Server::start().await;
+    let path = server.listen().await.endpoint.socket.clone().unwrap();
+    assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    let body = r#"{"apiVersion":"authentication.k8s.io/v1","kind":"SelfSubjectReview"}"#;
+    let head = format!(
+        "POST /apis/authentication.k8s.io/v1/selfsubjectreviews HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
+         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let mut stream = UnixStream::connect(&path).await.unwrap();
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let own = path.metadata().unwrap().uid();
+    assert!(answer.contains(&format!("\"username\":\"unix:{own}\"")) && answer.contains("system:masters"), "{answer}");
+    // What a process leaves behind is in nobody's way.
+    server.api.shutdown().await;
+    let directory = Arc::clone(&server.directory);
+    drop(server);
+    let next = Server::start_in(directory).await;
+    let again = next.listen().await.endpoint.socket.clone().unwrap();
+    assert!(UnixStream::connect(&again).await.is_ok());
 }
 
 #[tokio::test]
