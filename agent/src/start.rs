@@ -10,6 +10,7 @@ use kube::Client;
 use telemetry::Health;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -35,7 +36,7 @@ use crate::volumes::{HoldError, Holders, HoldersPlace, RootError, VolumeRoots};
 
 /// Between two questions of a start that waits.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
-/// After this the process is up, and so is whatever else starts in it; what only its start needed can go.
+/// After this the process, or a guest, is up; what only starts need can go.
 const START_IS_OVER: Duration = Duration::from_secs(10);
 
 /// Starts agents.
@@ -218,6 +219,15 @@ async fn answer<T, E: std::error::Error>(
     }
 }
 
+/// Gives back what only starts need, each time when the last one is a while ago: the process's own, then guests'.
+async fn give_back_after_starts(context: Arc<NodeContext>) {
+    loop {
+        while timeout(START_IS_OVER, context.started.notified()).await.is_ok() {}
+        give_back_start_pages();
+        context.started.notified().await;
+    }
+}
+
 /// What the host has for guests.
 async fn capacity(libvirt: &Libvirt) -> Result<NodeCapacity, Error> {
     let host = libvirt.host_facts().await?;
@@ -253,6 +263,7 @@ fn make_context(
         processes: ProcBoard::default(),
         host_stop,
         pass_wanted: Notify::new(),
+        started: Notify::new(),
     }
 }
 
@@ -280,11 +291,9 @@ impl AgentHandle {
         self.spawn(watch);
         let (found, surveys) = mpsc::channel(1);
         self.spawn(Surveyor::new(Arc::clone(&context)).run(found));
+        let starts = Arc::clone(&context);
         self.spawn(Supervisor::new(context).run(Inputs { events, changed: changes, surveys }));
-        self.spawn(async {
-            tokio::time::sleep(START_IS_OVER).await;
-            give_back_start_pages();
-        });
+        self.spawn(give_back_after_starts(starts));
         self
     }
 

@@ -268,6 +268,7 @@ impl GuestWorker {
         let run_id = found.ok().flatten().and_then(|domain| domain.id);
         self.looker.context.journal.settle(uid, run_id).await?;
         self.memory.panic_seen = false;
+        self.looker.context.started.notify_one();
         Ok(started?)
     }
 

@@ -3,7 +3,8 @@
 //! libvirt's client library brings some sixty others. The loader reads their symbols and relocations, their constructors run, our own code parses options and
 //! documents, and for each page that is touched the kernel maps sixteen. Most of that is never looked at again, but stays mapped, and counts as in use. A page of
 //! code or constants that is let go costs nothing but a minor fault if it is needed after all: it is still in the page cache. Measured with 20 guests: of 28 MB
-//! of files mapped, 14 MB come back within minutes of passes, starts and kubectl, and no more. `docs/decisions/0080-start-pages.md` says why this is worth doing.
+//! of files mapped, 14 MB come back within minutes of passes, starts and kubectl, and no more. What guests' starts brought back goes once more when the last one is a
+//! while ago. `docs/decisions/0080-start-pages.md` says why this is worth doing.
 
 #![expect(unsafe_code, reason = "there is no safe way to walk the loaded objects, nor to advise the kernel")]
 
@@ -11,7 +12,7 @@ use std::ffi::c_void;
 use std::slice;
 
 /// Lets go of every page of code and constants that is mapped now, of the program and of its libraries. They come back, one fault at a time, where they are
-/// used. For once, when the start is over.
+/// used. For when a start is over.
 pub fn give_back_start_pages() {
     // SAFETY: the callback has the type that is asked for, keeps nothing of what it is given, and does not unwind. While it runs the loader holds its
     // lock, so no library comes or goes.

@@ -37,6 +37,8 @@ pub(crate) struct NodeContext {
     pub(crate) host_stop: Arc<HostStop>,
     /// Rung for a pass over all guests.
     pub(crate) pass_wanted: Notify,
+    /// Told of each guest that was started.
+    pub(crate) started: Notify,
 }
 
 impl NodeContext {

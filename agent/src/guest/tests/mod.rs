@@ -90,6 +90,7 @@ impl World {
             processes: ProcBoard::default(),
             host_stop: Arc::new(crate::node::HostStop::new("/nonexistent".into())),
             pass_wanted: Notify::new(),
+            started: Notify::new(),
         };
         let key = GuestKey { namespace: "ns".to_owned(), name: "vm".to_owned() };
         GuestWorker::new(Arc::new(context), key, Bell::default())
