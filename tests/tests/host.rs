@@ -170,6 +170,9 @@ fn units_are_as_systemd_wants_them_and_the_doctor_finds_the_host_well() -> Resul
         let enabled = host.run(&["sh", "-c", "systemctl is-enabled ovm-agent ovm-standalone ovm-guests || true"])?;
         ensure!(enabled == "disabled\nenabled\nenabled", "agent, standalone and guests are:\n{enabled}");
         ensure!(host.property("ovm-standalone", "User")? == "ovm", "it does not run as ovm");
+        for page in ["man8/ovm-agent.8.gz", "man8/ovm-agent-join.8.gz", "man1/virtctl-console.1.gz"] {
+            ensure!(host.root().join("usr/share/man").join(page).exists(), "there is no man page {page}");
+        }
         for unit in ["ovm-agent", "ovm-standalone", "ovm-guests"] {
             let judged = host.run(&["systemd-analyze", "security", "--no-pager", "--threshold=20", unit]);
             judged.with_context(|| format!("{unit} is more exposed than 2.0"))?;

@@ -80,18 +80,13 @@ fn write_documents(workspace: &Workspace, profile: Profile) -> Result<()> {
     let folder = workspace.root.join("target/packages/doc");
     fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
     let programs = workspace.target.join(if profile == Profile::Dev { "debug" } else { "release" });
-    let version = format!("--version-string={}", workspace.version()?);
+    let version = workspace.version()?;
     for (program, section, what) in MANUALS {
-        let mut command = Command::new("help2man");
-        command.args(["--no-info", &version, &format!("--section={section}"), &format!("--name={what}")]);
-        command.arg(format!("--output={}/{program}.{section}", folder.display())).arg(programs.join(program));
-        // The help shows what the variables hold.
-        for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("OVM_") {
-                command.env_remove(name);
-            }
+        let path = programs.join(program);
+        write_manual(&path, None, (section, what, &version), &folder)?;
+        for (subcommand, what) in subcommands(&process::output(without_settings(Command::new(&path).arg("--help")))?) {
+            write_manual(&path, Some(&subcommand), (section, &what, &version), &folder)?;
         }
-        process::run(&mut command).context("write a man page; xtask/host/install.sh installs help2man")?;
     }
     for shell in ["bash", "zsh", "fish"] {
         let script = process::output(Command::new(programs.join("virtctl")).args(["completion", shell]))?;
@@ -99,6 +94,49 @@ fn write_documents(workspace: &Workspace, profile: Profile) -> Result<()> {
         fs::write(&file, script + "\n").with_context(|| format!("write {}", file.display()))?;
     }
     Ok(())
+}
+
+/// A page of its own for a program, or for one of its subcommands, as `git` has them: `ovm-agent-join(8)`.
+fn write_manual(
+    program: &Path,
+    subcommand: Option<&str>,
+    (section, what, version): (u8, &str, &str),
+    folder: &Path,
+) -> Result<()> {
+    let name = program.file_name().and_then(|name| name.to_str()).context("a program has a name")?;
+    let page = subcommand.map_or_else(|| name.to_owned(), |subcommand| format!("{name}-{subcommand}"));
+    let called = subcommand
+        .map_or_else(|| program.display().to_string(), |subcommand| format!("{} {subcommand}", program.display()));
+    let mut command = Command::new("help2man");
+    command.args(["--no-info", &format!("--version-string={version}"), &format!("--section={section}")]);
+    command.arg(format!("--name={what}")).arg(format!("--output={}/{page}.{section}", folder.display())).arg(called);
+    process::run(without_settings(&mut command)).context("write a man page; xtask/host/install.sh installs help2man")
+}
+
+/// The help shows what the variables hold.
+fn without_settings(command: &mut Command) -> &mut Command {
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("OVM_") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+/// Names of the subcommands in a program's help, and what they do. A description goes on in lines that are indented more.
+fn subcommands(help: &str) -> Vec<(String, String)> {
+    let listed = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    let mut found: Vec<(String, String)> = Vec::new();
+    for line in listed {
+        let is_new = line.strip_prefix("  ").is_some_and(|line| !line.starts_with(' '));
+        match (is_new, line.trim().split_once(' '), found.last_mut()) {
+            (true, Some((name, what)), _) => found.push((name.to_owned(), what.trim().to_owned())),
+            (_, _, Some((_, what))) => *what = format!("{what} {}", line.trim()),
+            _ => {}
+        }
+    }
+    found.retain(|(name, _)| name != "help");
+    found
 }
 
 /// lintian's judgement.
@@ -113,4 +151,17 @@ fn check(folder: &Path, revision: u32) -> Result<()> {
     let mut lintian = Command::new("lintian");
     lintian.args(["--allow-root", "--fail-on=error,warning", "--suppress-tags", &ACCEPTED.join(",")]).args(ours);
     process::run(&mut lintian)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn subcommands_are_read_from_the_help() {
+        let help = "Does things\n\nUsage: x <COMMAND>\n\nCommands:\n  start  Starts a machine:\n         at once\n  stop   Stops it\n  help   Print this\n\nOptions:\n  -h  Help\n";
+        let expected = [("start", "Starts a machine: at once"), ("stop", "Stops it")];
+        assert_eq!(subcommands(help), expected.map(|(name, what)| (name.to_owned(), what.to_owned())));
+        assert!(subcommands("Usage: y\n").is_empty());
+    }
 }
