@@ -186,6 +186,7 @@ fn a_socket_that_may_not_be_used_is_told_in_one_line() -> Result<()> {
     let command = Standalone::command(&data.path().join("data"), &free_address()?.to_string(), &libvirtd.uri())?;
     // Root without capabilities is a user like any other, and may still read what it was built into.
     let output = Command::new("setpriv")
+        .env("OVM_LOG", "error")
         .args(["--bounding-set", "-all", "--inh-caps", "-all"])
         .arg(command.get_program())
         .args(command.get_args())

@@ -50,6 +50,12 @@ pub(crate) fn run(workspace: &Workspace, only: Option<Part>) -> Result<()> {
     step("demo guest", || guest::build(workspace).map(drop))?;
     step("cloud guest", || guest::build_cloud(workspace))?;
     step("kube-assets", || kube_assets::build(workspace))?;
+    step("helm", || {
+        if let Err(error) = tools::HELM.installed(workspace) {
+            println!("SKIPPED the chart, rendered and installed: {error:#}");
+        }
+        Ok(())
+    })?;
     step("binaries", || process::run(workspace.cargo("build").args(["--locked", "--workspace", "--bins"])))?;
     step("images", || images::build(workspace, images::Profile::Dev))?;
     step("packages", || packages::build(workspace, packages::Profile::Dev, 1))?;
@@ -143,6 +149,10 @@ fn run_tests(workspace: &Workspace) -> Result<Counts> {
         let cores = std::thread::available_parallelism().context("count the processors")?;
         command.env(THREADS_VARIABLE, (cores.get() * TESTS_PER_CORE).to_string());
     }
+    // After what the machine itself has.
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&path).chain([tools::Tool::folder(workspace)]);
+    command.env("PATH", std::env::join_paths(folders).context("name the tools' folder")?);
     let mut child = command
         .args(["--locked", "--workspace", "--no-fail-fast"])
         .stdout(Stdio::piped())
