@@ -109,8 +109,18 @@ fn write_manual(
         .map_or_else(|| program.display().to_string(), |subcommand| format!("{} {subcommand}", program.display()));
     let mut command = Command::new("help2man");
     command.args(["--no-info", &format!("--version-string={version}"), &format!("--section={section}")]);
-    command.arg(format!("--name={what}")).arg(format!("--output={}/{page}.{section}", folder.display())).arg(called);
-    process::run(without_settings(&mut command)).context("write a man page; xtask/host/install.sh installs help2man")
+    command.arg(format!("--name={what}")).arg(called);
+    let text = process::output(without_settings(&mut command))
+        .context("write a man page; xtask/host/install.sh installs help2man")?;
+    // A page's name is one word, or whatis(1) does not find it.
+    let named = |line: &str| match (subcommand, line.split_once(" \"")) {
+        (Some(_), Some((title, rest))) if title.starts_with(".TH ") => format!(".TH {} \"{rest}", page.to_uppercase()),
+        (Some(subcommand), _) => line.replace(&format!("{name} {subcommand} \\- "), &format!("{page} \\- ")),
+        (None, _) => line.to_owned(),
+    };
+    let text: String = text.lines().map(|line| named(line) + "\n").collect();
+    let file = folder.join(format!("{page}.{section}"));
+    fs::write(&file, text).with_context(|| format!("write {}", file.display()))
 }
 
 /// The help shows what the variables hold.
