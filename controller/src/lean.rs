@@ -114,38 +114,48 @@ impl<K: Kind> Serialize for Lean<K> {
     }
 }
 
-impl<K: Kind> Resource for Lean<K> {
-    type DynamicType = ();
-    type Scope = K::Scope;
+/// What is read of an object is of the object's kind.
+macro_rules! is_of_its_kind {
+    ($wrapper:ident, |$this:ident| $read:expr, $write:expr) => {
+        impl<K: Kind> Resource for $wrapper<K> {
+            type DynamicType = ();
+            type Scope = K::Scope;
 
-    fn kind((): &()) -> std::borrow::Cow<'_, str> {
-        K::kind(&())
-    }
+            fn kind((): &()) -> std::borrow::Cow<'_, str> {
+                K::kind(&())
+            }
 
-    fn group((): &()) -> std::borrow::Cow<'_, str> {
-        K::group(&())
-    }
+            fn group((): &()) -> std::borrow::Cow<'_, str> {
+                K::group(&())
+            }
 
-    fn version((): &()) -> std::borrow::Cow<'_, str> {
-        K::version(&())
-    }
+            fn version((): &()) -> std::borrow::Cow<'_, str> {
+                K::version(&())
+            }
 
-    fn api_version((): &()) -> std::borrow::Cow<'_, str> {
-        K::api_version(&())
-    }
+            fn api_version((): &()) -> std::borrow::Cow<'_, str> {
+                K::api_version(&())
+            }
 
-    fn plural((): &()) -> std::borrow::Cow<'_, str> {
-        K::plural(&())
-    }
+            fn plural((): &()) -> std::borrow::Cow<'_, str> {
+                K::plural(&())
+            }
 
-    fn meta(&self) -> &ObjectMeta {
-        self.0.meta()
-    }
+            fn meta(&self) -> &ObjectMeta {
+                let $this = self;
+                $read
+            }
 
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        self.0.meta_mut()
-    }
+            fn meta_mut(&mut self) -> &mut ObjectMeta {
+                let $this = self;
+                $write
+            }
+        }
+    };
 }
+pub(crate) use is_of_its_kind;
+
+is_of_its_kind!(Lean, |this| this.0.meta(), this.0.meta_mut());
 
 #[cfg(test)]
 mod tests {

@@ -12,7 +12,7 @@ use kube::Resource;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use crate::lean::{Kind, Metadata};
+use crate::lean::{Kind, Metadata, is_of_its_kind};
 
 /// An object of one of our kinds, for [`kube::runtime::watcher`]. Without `managedFields`.
 #[derive(Clone, Debug)]
@@ -50,38 +50,7 @@ impl<'de, K> Deserialize<'de> for Seen<K> {
     }
 }
 
-impl<K: Kind> Resource for Seen<K> {
-    type DynamicType = ();
-    type Scope = K::Scope;
-
-    fn kind((): &()) -> std::borrow::Cow<'_, str> {
-        K::kind(&())
-    }
-
-    fn group((): &()) -> std::borrow::Cow<'_, str> {
-        K::group(&())
-    }
-
-    fn version((): &()) -> std::borrow::Cow<'_, str> {
-        K::version(&())
-    }
-
-    fn api_version((): &()) -> std::borrow::Cow<'_, str> {
-        K::api_version(&())
-    }
-
-    fn plural((): &()) -> std::borrow::Cow<'_, str> {
-        K::plural(&())
-    }
-
-    fn meta(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
-    }
-}
+is_of_its_kind!(Seen, |this| &this.metadata, &mut this.metadata);
 
 #[cfg(test)]
 mod tests {

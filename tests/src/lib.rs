@@ -11,6 +11,7 @@
 //! - [`kube`]: a real Kubernetes
 //! - [`host`]: a Debian host with systemd, and our packages on it
 //! - [`client`], [`console`], [`watch`]: kubectl and virtctl as a user runs them
+//! - [`guide`]: what the user guide shows
 //! - [`machines`]: manifests of small machines
 //! - [`seen`]: a guest that prints what it sees of its machine
 //! - [`programs`]: where the programs are, and how they are run
@@ -22,6 +23,7 @@ pub mod boot_sector;
 mod cgroups;
 pub mod client;
 pub mod console;
+pub mod guide;
 pub mod host;
 pub mod kube;
 pub mod libvirtd;

@@ -4,6 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use tests::guide::ensure_described;
 use tests::host::{Host, Package, why_unsupported};
 use tests::programs::{demo_guest_disk, repository, say_skipped};
 use tests::wait::wait_for;
@@ -91,16 +92,7 @@ fn firmware_uuid(host: &Host) -> Result<String> {
 
 fn is_described(host: &Host) -> Result<()> {
     wait_for("kubectl describe shows what the guide shows", DEADLINE, || {
-        let described = host.run(&["kubectl", "describe", "ovm", NAME])?;
-        for words in [
-            &["Created:", "true"][..],
-            &["Ready:", "true"],
-            &["Normal", "SuccessfulCreate", "offlinevirtualmachine-controller", "Created virtual machine: ovm-cirros"],
-        ] {
-            let found = described.lines().any(|line| words.iter().all(|word| line.contains(word)));
-            ensure!(found, "no line with {words:?} in\n{described}");
-        }
-        Ok(())
+        ensure_described(&host.run(&["kubectl", "describe", "ovm", NAME])?)
     })
 }
 

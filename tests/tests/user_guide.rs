@@ -3,6 +3,7 @@
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 use tests::boot_sector::IDLE;
+use tests::guide::ensure_described;
 use tests::machines::offline_machine;
 use tests::programs::{demo_guest_disk, repository};
 use tests::stack::{BOOT_DEADLINE, DEADLINE, NAMESPACE, Stack, uid};
@@ -57,15 +58,7 @@ fn walk_through_of_the_guide(stack: &mut Stack) -> Result<()> {
     console.expect(&format!("firmware UUID {uuid}"), BOOT_DEADLINE)?;
     console.expect("ovm-cirros login:", BOOT_DEADLINE)?;
 
-    let described = stack.client.kubectl(&["describe", "ovm", NAME])?;
-    for words in [
-        &["Created:", "true"][..],
-        &["Ready:", "true"],
-        &["Normal", "SuccessfulCreate", "offlinevirtualmachine-controller", "Created virtual machine: ovm-cirros"],
-    ] {
-        let found = described.lines().any(|line| words.iter().all(|word| line.contains(word)));
-        ensure!(found, "no line with {words:?} in\n{described}");
-    }
+    ensure_described(&stack.client.kubectl(&["describe", "ovm", NAME])?)?;
     let table = stack.client.kubectl(&["get", "ovm,vm"])?;
     ensure!(table.contains("offlinevirtualmachine.kubevirt.io/ovm-cirros"), "kubectl get ovm,vm prints\n{table}");
     ensure!(table.contains("virtualmachine.kubevirt.io/ovm-cirros"), "kubectl get ovm,vm prints\n{table}");

@@ -249,12 +249,13 @@ impl GuestWorker {
 
     async fn start(&mut self, seen: &Seen, uid: &str) -> Result<(), StepError> {
         let uuid = self.memory.description.as_ref().map(|known| known.uuid).ok_or(StepError::Changed)?;
-        // Once more: the journal may have waited for a slow disk. Nothing was asked of libvirt yet, so there is nothing to settle.
-        if !has_fresh_look(seen) {
-            self.looker.context.journal.settle(uid, None).await?;
+        // The look once more: the journal may have waited for a slow disk.
+        let permit = self.looker.context.host_stop.permit().filter(|_| has_fresh_look(seen));
+        let Some(permit) = permit else {
+            // libvirt was asked for nothing, so the guest has never run, and the journal is not to say that it may have.
+            self.looker.context.journal.forget(uid).await?;
             return Err(StepError::Changed);
-        }
-        let permit = self.looker.context.host_stop.permit().ok_or(StepError::Changed)?;
+        };
         let started = self.looker.context.hypervisor.change(uuid, DomainChange::Start).await;
         drop(permit);
         if let Err(error) = &started

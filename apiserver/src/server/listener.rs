@@ -11,6 +11,7 @@ use lobby::Lobby;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
 
 use super::{Core, connection};
 
@@ -23,40 +24,44 @@ const STRANGERS: usize = 64;
 /// Serves each connection in a task of its own.
 pub(super) async fn serve(core: Arc<Core>, listener: TcpListener, acceptor: watch::Receiver<TlsAcceptor>) {
     let lobby = Lobby::new(STRANGERS);
-    loop {
-        let accepted = tokio::select! {
-            () = core.shutdown.cancelled() => return,
-            accepted = listener.accept() => accepted,
-        };
-        match accepted {
-            Ok((socket, peer)) => {
-                let guest = Arc::new(lobby.enter());
-                let acceptor = acceptor.borrow().clone();
-                core.tasks.spawn(connection::serve(Arc::clone(&core), acceptor, socket, peer, guest));
-            }
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection");
-                tokio::time::sleep(ACCEPT_BACK_OFF).await;
-            }
-        }
-    }
+    accept_each(
+        &core.shutdown,
+        || listener.accept(),
+        |(socket, peer)| {
+            let (guest, acceptor) = (Arc::new(lobby.enter()), acceptor.borrow().clone());
+            core.tasks.spawn(connection::serve(Arc::clone(&core), acceptor, socket, peer, guest));
+        },
+    )
+    .await;
 }
 
 /// As [`serve`], for the unix socket, where nobody is a stranger.
 pub(super) async fn serve_local(core: Arc<Core>, listener: UnixListener) {
     let lobby = Lobby::new(1);
+    accept_each(
+        &core.shutdown,
+        || listener.accept(),
+        |(socket, _)| {
+            let guest = Arc::new(lobby.enter());
+            core.tasks.spawn(connection::serve_local(Arc::clone(&core), socket, guest));
+        },
+    )
+    .await;
+}
+
+async fn accept_each<C, F>(shutdown: &CancellationToken, accept: impl Fn() -> F, serve: impl Fn(C))
+where
+    F: Future<Output = io::Result<C>>,
+{
     loop {
         let accepted = tokio::select! {
-            () = core.shutdown.cancelled() => return,
-            accepted = listener.accept() => accepted,
+            () = shutdown.cancelled() => return,
+            accepted = accept() => accepted,
         };
         match accepted {
-            Ok((socket, _)) => {
-                let guest = Arc::new(lobby.enter());
-                core.tasks.spawn(connection::serve_local(Arc::clone(&core), socket, guest));
-            }
+            Ok(connection) => serve(connection),
             Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection of the unix socket");
+                tracing::warn!(%error, "cannot accept a connection");
                 tokio::time::sleep(ACCEPT_BACK_OFF).await;
             }
         }
