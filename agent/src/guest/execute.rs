@@ -112,7 +112,6 @@ impl GuestWorker {
                 Err(StepError::Changed) => return Err(Interrupted::Other),
                 Err(StepError::Conflict) => return Err(Interrupted::Conflict),
                 Err(StepError::Failed { reason, message }) => {
-                    self.tell_failure(seen, step, &message);
                     self.note_failure(step, reason, message);
                     return Err(Interrupted::Other);
                 }
@@ -389,16 +388,6 @@ impl GuestWorker {
             reason: event.reason.to_owned(),
             message: event.message.clone(),
         });
-    }
-
-    /// An event where nothing else says so: the planner puts what keeps a guest from coming up into its status.
-    fn tell_failure(&mut self, seen: &Seen, step: &Step, message: &str) {
-        let is_known = self.memory.trouble.as_ref().is_some_and(|trouble| trouble.message == message);
-        let Some(uid) = seen.vm.as_ref().and_then(|vm| vm.uid()).filter(|_| !step.is_bringing_up() && !is_known) else {
-            return;
-        };
-        let message = message.to_owned();
-        self.record(&GuestEvent { uid, type_: EventType::Warning, reason: "SyncFailed", message });
     }
 
     pub(super) fn note_failure(&mut self, step: &Step, reason: String, message: String) {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{DomainFacts, DomainState, EventType, GuestEvent, NodePlan, PausedReason, Report, Step, VmFacts, status};
+use super::{DomainFacts, DomainState, GuestEvent, NodePlan, PausedReason, Report, Step, VmFacts, status};
 
 /// So much has to be free before a guest goes on: enough for it not to stop again at once.
 const ROOM_BYTES: u64 = 4 << 20;
@@ -99,8 +99,7 @@ pub(super) fn plan_paused(
     let is_new = !status::says(vm, reason);
     let mut steps: Vec<Step> = told.into_iter().collect();
     if is_new && !steps.is_empty() {
-        let (uid, message) = (vm.uid.clone(), message.clone());
-        steps.push(Step::Record(GuestEvent { uid, type_: EventType::Warning, reason, message }));
+        steps.push(Step::Record(GuestEvent::warning(&vm.uid, reason, &message)));
     }
     let is_still_full =
         faults.iter().any(|fault| fault.no_space && fault.free_bytes.is_some_and(|free| free < ROOM_BYTES));

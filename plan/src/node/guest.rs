@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use super::lifecycle::{Evidence, Verdict, is_started_by_agent, judge, vanished};
 use super::{
-    DesiredGuest, DomainFacts, DomainSlot, DomainState, FreshVm, ImageFetch, JournalFacts, Look, NodePlan,
+    DesiredGuest, DomainFacts, DomainSlot, DomainState, FreshVm, GuestEvent, ImageFetch, JournalFacts, Look, NodePlan,
     ObservedGuest, PausedReason, Report, StartRecord, Step, VmFacts, disk_fault, start, status, stop,
 };
 
@@ -78,11 +78,18 @@ impl<'a> Guest<'a> {
         Evidence { now: self.now, phase, start: self.start_record(uid), panic_seen: self.observed.panic_seen }
     }
 
-    /// After a failed step that was not part of bringing the guest up, nothing is tried before its time.
+    /// After a failed step that was not part of bringing the guest up, nothing is tried before its time. The first failure is told: no condition speaks of it.
     fn pause_after_failure(&self) -> Option<NodePlan> {
         let trouble = self.observed.trouble.as_ref().filter(|trouble| !trouble.bringing_up)?;
         let left = trouble.wait_left(self.now)?;
-        Some(NodePlan { requeue: Some(left), report: Report::new("Retrying", &trouble.message), ..NodePlan::default() })
+        let told = self.vm().filter(|_| trouble.failures == 1);
+        let event = |vm: &VmFacts| GuestEvent::warning(&vm.uid, "SyncFailed", &trouble.message);
+        Some(NodePlan {
+            steps: told.map(|vm| Step::Record(event(vm))).into_iter().collect(),
+            requeue: Some(left),
+            report: Report::new("Retrying", &trouble.message),
+            ..NodePlan::default()
+        })
     }
 
     /// A domain of this very VM.
@@ -127,7 +134,7 @@ impl<'a> Guest<'a> {
         }
         let mut steps: Vec<Step> = told.into_iter().collect();
         if vm.phase() != Phase::Running {
-            steps.push(Step::Record(super::GuestEvent::normal(&vm.uid, "Started", "VM started.")));
+            steps.push(Step::Record(GuestEvent::normal(&vm.uid, "Started", "VM started.")));
         }
         if vm.node_label.as_deref() != Some(&self.observed.node_name) {
             steps.push(Step::SetNodeLabel { uid: vm.uid.clone() });

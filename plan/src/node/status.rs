@@ -5,8 +5,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{
-    DiskFault, DomainFacts, DomainState, EventType, FinalState, GuestEvent, PausedReason, StatusWrite, Step, VmFacts,
-    disk_fault,
+    DiskFault, DomainFacts, DomainState, FinalState, GuestEvent, PausedReason, StatusWrite, Step, VmFacts, disk_fault,
 };
 
 /// Condition: whether the guest runs; its reason says how it ended.
@@ -95,12 +94,7 @@ pub(super) fn lost(now: Timestamp, vm: &VmFacts, message: &str) -> VirtualMachin
 pub(super) fn sync_failed(now: Timestamp, vm: &VmFacts, reason: &str, message: &str) -> Vec<Step> {
     let mut status = vm.status.clone();
     set(&mut status, SYNCHRONIZED, "False", reason, message, now);
-    let event = GuestEvent {
-        uid: vm.uid.clone(),
-        type_: EventType::Warning,
-        reason: "SyncFailed",
-        message: message.to_owned(),
-    };
+    let event = GuestEvent::warning(&vm.uid, "SyncFailed", message);
     write_if_needed(vm, status).map(|write| vec![write, Step::Record(event)]).unwrap_or_default()
 }
 

@@ -248,6 +248,11 @@ impl GuestEvent {
     pub fn normal(uid: &str, reason: &'static str, message: &str) -> Self {
         Self { uid: uid.to_owned(), type_: EventType::Normal, reason, message: message.to_owned() }
     }
+
+    /// An event of something that wants attention.
+    pub fn warning(uid: &str, reason: &'static str, message: &str) -> Self {
+        Self { type_: EventType::Warning, ..Self::normal(uid, reason, message) }
+    }
 }
 
 /// Type of an event.

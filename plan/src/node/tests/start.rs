@@ -189,6 +189,8 @@ fn trouble_with_a_start_never_delays_a_stop() {
     let plan = world.plan();
     assert_eq!(names(&plan), [""; 0]);
     assert!(plan.requeue.is_some_and(|pause| pause <= Duration::from_secs(5)), "a stop's own trouble is retried soon");
+    world.observed.trouble = Some(trouble(false, 1, 0));
+    assert_eq!(events(&world.plan())[0].0, "SyncFailed", "and told when it begins");
 }
 
 #[test]
