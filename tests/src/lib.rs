@@ -14,6 +14,7 @@
 //! - [`guide`]: what the user guide shows
 //! - [`machines`]: manifests of small machines
 //! - [`seen`]: a guest that prints what it sees of its machine
+//! - [`ports`]: a port for a server that must be told one
 //! - [`programs`]: where the programs are, and how they are run
 //! - [`wait`]: waiting for a state with a deadline
 //!
@@ -29,6 +30,7 @@ pub mod kube;
 pub mod libvirtd;
 pub mod machines;
 pub mod nodes;
+pub mod ports;
 pub mod programs;
 pub mod registry;
 pub mod scenario;

@@ -17,10 +17,11 @@ use crate::boot_sector::write_disk;
 use crate::client::Client;
 use crate::kube::{ControlPlane, Server, Servers, install, wait_until_served, why_unavailable};
 use crate::libvirtd::{PrivateLibvirtd, Signal, why_unsupported};
+use crate::ports::free_address;
 use crate::programs::{failure, output, program, repository, say_skipped};
 use crate::scenario::Api;
 use crate::stack::{BOOT_DEADLINE, DEADLINE, NAMESPACE, uid};
-use crate::standalone::{Standalone, free_address};
+use crate::standalone::Standalone;
 use crate::wait::wait_for;
 
 /// The kubeconfig of a joined agent, in its host's directory.

@@ -9,8 +9,9 @@ use anyhow::{Context as _, Result, ensure};
 use crate::client::Client;
 use crate::kube::{Accounts, NODE, Server, Servers, SharedApi, wait_until_served};
 use crate::libvirtd::Signal;
+use crate::ports::free_address;
 use crate::programs::program;
-use crate::standalone::{free_address, volume_root};
+use crate::standalone::volume_root;
 use crate::wait::wait_for;
 
 /// Time to be ready on a busy machine.

@@ -1,7 +1,7 @@
 //! `ovm-standalone` as a child process of a test.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -11,6 +11,7 @@ use nix::sys::signal::kill;
 use nix::unistd::Pid;
 
 use crate::libvirtd::Signal;
+use crate::ports::free_address;
 use crate::programs::program;
 use crate::wait::wait_for;
 
@@ -149,13 +150,4 @@ impl Drop for Standalone {
 /// The volume root of a server or agent with this data directory: beside it.
 pub(crate) fn volume_root(data: &Path) -> PathBuf {
     data.with_file_name("volumes")
-}
-
-/// An address on the loopback that nobody listens on now.
-///
-/// # Errors
-/// When there is none.
-pub fn free_address() -> Result<SocketAddr> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("find a free port")?;
-    listener.local_addr().context("read the free port")
 }

@@ -12,9 +12,10 @@ use serde_json::{Value, json};
 use tests::boot_sector::IDLE;
 use tests::libvirtd::why_unsupported;
 use tests::machines::{machine_spec, offline_machine};
+use tests::ports::free_address;
 use tests::programs::{failure, program};
 use tests::stack::{DEADLINE, NAMESPACE, Stack};
-use tests::standalone::{Standalone, free_address};
+use tests::standalone::Standalone;
 use tests::wait::wait_for;
 
 tests::scenarios! {

@@ -14,8 +14,8 @@ use tests::client::Client;
 use tests::kube::{ControlPlane, why_unavailable};
 use tests::libvirtd::Signal;
 use tests::machines::offline_machine;
+use tests::ports::free_address;
 use tests::programs::{program, repository};
-use tests::standalone::free_address;
 use tests::wait::wait_for;
 use tests::watch::Watch;
 

@@ -12,10 +12,11 @@ use serde_json::{Value, json};
 use tests::boot_sector::{IDLE, OBEYS_POWER_BUTTON};
 use tests::libvirtd::{PrivateLibvirtd, why_unsupported};
 use tests::machines::{bare_machine, offline_machine};
+use tests::ports::free_address;
 use tests::programs::{failure, program};
 use tests::small_disk::SmallDisk;
 use tests::stack::{DEADLINE, NAMESPACE, Stack, uid};
-use tests::standalone::{Standalone, free_address};
+use tests::standalone::Standalone;
 use tests::wait::wait_for;
 
 /// The server, libvirt's guests and their disks fit, and filling it takes no time.

@@ -9,13 +9,13 @@ use anyhow::{Context as _, Result, ensure};
 use tests::boot_sector::SERIAL;
 use tests::libvirtd::Signal;
 use tests::machines::bare_machine;
+use tests::ports::free_address;
 use tests::programs::say_skipped;
 use tests::registry::{
     DockerRegistry, HostileRegistry, Options, Reply, TestImage, blob_path, digest, tar_with, why_unavailable,
 };
 use tests::scenario::{Api, run};
 use tests::stack::{DEADLINE, NAMESPACE, Stack};
-use tests::standalone::free_address;
 use tests::wait::wait_for;
 
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";

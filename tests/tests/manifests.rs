@@ -8,8 +8,8 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use tests::client::Client;
 use tests::kube::{ControlPlane, why_unavailable};
+use tests::ports::free_address;
 use tests::programs::{failure, output, program, repository, say_skipped};
-use tests::standalone::free_address;
 use tests::wait::wait_for;
 
 const DEADLINE: Duration = Duration::from_mins(2);

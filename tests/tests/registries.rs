@@ -6,11 +6,11 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use tests::ports::free_address;
 use tests::programs::{failure, output, program, say_skipped};
 use tests::registry::{
     DockerRegistry, HostileRegistry, Options, Reply, TestImage, blob_path, digest, tar_with, why_unavailable,
 };
-use tests::standalone::free_address;
 
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 

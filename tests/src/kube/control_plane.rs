@@ -19,8 +19,8 @@ use crate::kube::directory::OwnDirectory;
 use crate::kube::room::{ADDRESS, Room, enter};
 use crate::kube::servers::{Server, Servers};
 use crate::libvirtd::Signal;
+use crate::ports::free_address;
 use crate::programs::output;
-use crate::standalone::free_address;
 use crate::wait::wait_for;
 
 /// Three seconds on an idle machine.

@@ -14,7 +14,7 @@ use crate::client::Client;
 use crate::kube::assets::why_unavailable;
 use crate::kube::control_plane::{ControlPlane, Settings};
 use crate::kube::installation::{SYSTEM_NAMESPACE, install, install_kinds, make_node};
-use crate::standalone::free_address;
+use crate::ports::free_address;
 
 /// Names the kubeconfig of a cluster that the scenarios are to run on, in place of control planes of their own.
 const KUBECONFIG_VARIABLE: &str = "OVM_TEST_KUBECONFIG";

@@ -2,17 +2,17 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 
 use super::TestImage;
 use super::image::digest;
 use super::token::{ISSUER, SERVICE, TokenServer};
+use crate::ports::free_address;
 use crate::programs::output;
 use crate::wait::wait_for;
 
@@ -66,7 +66,7 @@ impl DockerRegistry {
     /// When it does not come up in time; the message then carries its log.
     pub fn start(directory: &Path, options: Options) -> Result<Self> {
         fs::create_dir_all(directory).context("make the registry's directory")?;
-        let port = free_port()?;
+        let port = free_address()?.port();
         let config = directory.join("config.yml");
         let tokens = options.token.then(|| TokenServer::start(&directory.join("tokens.pem"))).transpose()?;
         fs::write(&config, configuration(directory, port, options, tokens.as_ref())?)
@@ -239,11 +239,4 @@ fn make_certificate(directory: &Path) -> Result<()> {
     fs::write(directory.join("ca.pem"), authority.pem()).context("write the authority")?;
     fs::write(directory.join("server.pem"), certificate.pem()).context("write the certificate")?;
     fs::write(directory.join("server.key"), key.serialize_pem()).context("write the key")
-}
-
-fn free_port() -> Result<u16> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("find a free port")?;
-    let port = listener.local_addr().context("read the free port")?.port();
-    ensure!(port > 0, "the free port is 0");
-    Ok(port)
 }

@@ -13,9 +13,9 @@ use serde_json::{Value, json};
 use tests::client::Client;
 use tests::kube::{Authority, Certificate, ControlPlane, why_unavailable};
 use tests::libvirtd::PrivateLibvirtd;
+use tests::ports::free_address;
 use tests::programs::{output, program, repository};
 use tests::stack::DEADLINE;
-use tests::standalone::free_address;
 use tests::wait::wait_for;
 
 /// Our namespace.
