@@ -6,7 +6,7 @@
 //!
 //! The disk has no name before every digest was checked, its header was looked at, and all of it is on disk.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,7 +23,7 @@ use super::inspect::{Inspect, InspectError};
 use super::name::ImageName;
 use super::store::ImageStore;
 use crate::hostfs::FileError;
-use crate::layer::{DiskName, Hidden, LayerError, LayerRules, extract};
+use crate::layer::{DiskName, Hidden, LayerError, LayerRules, extract, read_filled};
 use crate::registry::{BlobStream, Descriptor, ImageManifest, Registry, RegistryError};
 
 /// Pieces between network and disk: some hundred KiB.
@@ -245,7 +245,7 @@ enum Taken {
 }
 
 impl Taker {
-    fn take(self, layer: impl Read) -> Result<Taken, PullError> {
+    fn take(self, layer: impl BufRead) -> Result<Taken, PullError> {
         let incoming = self.store.create_incoming()?;
         let writer = DiskWriter::new(&self.store, &incoming);
         let mut writer = writer.map_err(|error| self.layer_error(LayerError::Write(error)))?;
@@ -291,16 +291,24 @@ struct PieceReader {
     piece: Bytes,
 }
 
-impl Read for PieceReader {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+impl BufRead for PieceReader {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
         while self.piece.is_empty() {
             match self.receiver.blocking_recv() {
                 Some(piece) => self.piece = piece,
-                None => return Ok(0),
+                None => break,
             }
         }
-        let count = self.piece.len().min(buffer.len());
-        self.piece.copy_to_slice(buffer.get_mut(..count).unwrap_or_default());
-        Ok(count)
+        Ok(&self.piece)
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.piece.advance(count);
+    }
+}
+
+impl Read for PieceReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        read_filled(self, buffer)
     }
 }

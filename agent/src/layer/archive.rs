@@ -3,7 +3,7 @@
 //! The walk is ours because it has to see what a lenient one hides: an entry whose extended header names another file, or another size, than its own header
 //! (CVE-2025-62518 and its kin). Fields are decoded by the `tar` crate.
 
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, Read, Write};
 
 use tar::{EntryType, Header, PaxExtensions};
 
@@ -27,7 +27,7 @@ const OPAQUE: &[u8] = b".wh..wh..opq";
 
 /// An archive as it streams by.
 pub(super) struct Archive<'r> {
-    reader: &'r mut dyn Read,
+    reader: &'r mut dyn BufRead,
     limit_bytes: u64,
     hidden_above: Hidden,
     found: Found,
@@ -57,7 +57,7 @@ enum Place {
 }
 
 impl<'r> Archive<'r> {
-    pub(super) fn new(reader: &'r mut dyn Read, limit_bytes: u64, hidden: Hidden) -> Self {
+    pub(super) fn new(reader: &'r mut dyn BufRead, limit_bytes: u64, hidden: Hidden) -> Self {
         let found = Found { disk: None, hidden: hidden.clone() };
         Self { reader, limit_bytes, hidden_above: hidden, found, extension: Extension::default() }
     }

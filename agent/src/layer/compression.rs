@@ -18,20 +18,24 @@ const BUFFER_BYTES: usize = 256 << 10;
 const MAX_WINDOW_BYTES: u64 = 8 << 20;
 
 /// The bytes of `layer` without their packing, and whether they had one.
-pub(super) fn unpack<'r>(layer: &'r mut dyn Read) -> Result<(Box<dyn Read + 'r>, bool), LayerError> {
+pub(super) fn unpack<'r>(layer: &'r mut dyn BufRead) -> Result<(Box<dyn BufRead + 'r>, bool), LayerError> {
     let mut head = Vec::new();
     (&mut *layer).take(HEAD_BYTES).read_to_end(&mut head).map_err(LayerError::from_io)?;
     let is_skippable = head.get(1..).is_some_and(|rest| rest.starts_with(ZSTD_SKIPPABLE));
     let is_skippable = is_skippable && head.first().is_some_and(|first| first & 0xf0 == 0x50);
     let (is_gzip, is_zstd) = (head.starts_with(GZIP), head.starts_with(ZSTD) || is_skippable);
-    let whole = BufReader::with_capacity(BUFFER_BYTES, Cursor::new(head).chain(layer));
+    let whole = Cursor::new(head).chain(layer);
     Ok(if is_gzip {
-        (Box::new(Named { inner: MultiGzDecoder::new(whole), name: "gzip" }), true)
+        (Box::new(buffered(Named { inner: MultiGzDecoder::new(whole), name: "gzip" })), true)
     } else if is_zstd {
-        (Box::new(Named { inner: Zstd::new(whole), name: "zstd" }), true)
+        (Box::new(buffered(Named { inner: Zstd::new(whole), name: "zstd" })), true)
     } else {
         (Box::new(whole), false)
     })
+}
+
+fn buffered<R: Read>(unpacker: R) -> BufReader<R> {
+    BufReader::with_capacity(BUFFER_BYTES, unpacker)
 }
 
 /// Says of an unpacker's error whose it is.

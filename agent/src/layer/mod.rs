@@ -15,13 +15,14 @@ mod hashing;
 mod tests;
 
 use std::collections::BTreeSet;
-use std::io::{self, Cursor, Read, Write};
+use std::io::{self, BufRead, Cursor, Read, Write};
 
 pub use error::LayerError;
 
 use crate::images::Digest;
 use archive::Archive;
 use compression::unpack;
+pub(crate) use hashing::read_filled;
 use hashing::{Hashing, Limited};
 
 /// Where a tar archive says that it is one, and how.
@@ -79,7 +80,7 @@ pub enum DiskName {
 /// # Errors
 /// If the layer breaks a rule, or cannot be read, or the sink cannot be written. What is in the sink is worth nothing then.
 pub fn extract(
-    layer: impl Read,
+    layer: impl BufRead,
     rules: &LayerRules,
     hidden: Hidden,
     sink: &mut dyn Write,
@@ -108,7 +109,7 @@ pub fn extract(
 }
 
 fn read_unpacked(
-    unpacked: &mut impl Read,
+    unpacked: &mut impl BufRead,
     rules: &LayerRules,
     hidden: Hidden,
     sink: &mut dyn Write,
@@ -132,14 +133,15 @@ fn read_unpacked(
 }
 
 /// Copies all, telling errors of reading from those of writing.
-fn copy(from: &mut impl Read, to: &mut dyn Write) -> Result<u64, LayerError> {
-    let mut buffer = vec![0; 256 << 10];
+fn copy(from: &mut impl BufRead, to: &mut dyn Write) -> Result<u64, LayerError> {
     let mut copied = 0;
     loop {
-        match from.read(&mut buffer) {
-            Ok(0) => return Ok(copied),
-            Ok(count) => {
-                to.write_all(buffer.get(..count).unwrap_or_default()).map_err(LayerError::Write)?;
+        match from.fill_buf() {
+            Ok([]) => return Ok(copied),
+            Ok(filled) => {
+                to.write_all(filled).map_err(LayerError::Write)?;
+                let count = filled.len();
+                from.consume(count);
                 copied += count as u64;
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
