@@ -1,9 +1,11 @@
 //! Makes one disk file, or checks the one that is there.
 
 use std::fs::File;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::fresh::FreshDisks;
 use super::qemu_img::create_qcow2;
 use super::{BackingFile, VolumeError};
 use crate::blocking::blocking;
@@ -37,11 +39,15 @@ pub(super) struct MadeFile {
 ///
 /// # Errors
 /// If it cannot be made, or the one that is there is another disk.
-pub(super) async fn make_qcow2_if_needed(directory: &Arc<Directory>, disk: Qcow2Disk) -> Result<MadeFile, VolumeError> {
+pub(super) async fn make_qcow2_if_needed(
+    directory: &Arc<Directory>,
+    fresh: &Arc<FreshDisks>,
+    disk: Qcow2Disk,
+) -> Result<MadeFile, VolumeError> {
     let making = format!("{MAKING_PREFIX}{}", disk.name);
     let exists = on_files(directory, &disk, |directory, disk| check_if_exists(directory, &disk.name, disk)).await?;
     if !exists {
-        let made = make_qcow2(directory, &disk, &making).await;
+        let made = make_qcow2(directory, fresh, &disk, &making).await;
         if made.is_err() {
             // The first error is the one to tell. What stays is deleted before the next try.
             let _ = on_files(directory, &disk, move |directory, _| directory.remove_file_if_exists(&making)).await;
@@ -52,21 +58,39 @@ pub(super) async fn make_qcow2_if_needed(directory: &Arc<Directory>, disk: Qcow2
 }
 
 /// Makes the file under another name, and gives it its own when it is complete, checked and on disk.
-async fn make_qcow2(directory: &Arc<Directory>, disk: &Qcow2Disk, making: &str) -> Result<(), VolumeError> {
-    let name = making.to_owned();
+async fn make_qcow2(
+    directory: &Arc<Directory>,
+    fresh: &Arc<FreshDisks>,
+    disk: &Qcow2Disk,
+    making: &str,
+) -> Result<(), VolumeError> {
+    let (name, known) = (making.to_owned(), fresh.like(disk));
+    let is_known = known.is_some();
     let file = on_files(directory, disk, move |directory, _| {
         directory.remove_file_if_exists(&name)?;
-        directory.create_file(&name)
+        let file = directory.create_file(&name)?;
+        known.map_or(Ok(()), |known| known.write(&file)).map_err(|e| write_error(directory, &name, e))?;
+        Ok::<_, FileError>(file)
     })
     .await?;
-    create_qcow2(&directory.path_of(making), disk.virtual_bytes, disk.backing.as_ref()).await?;
-    let name = making.to_owned();
+    if !is_known {
+        create_qcow2(&directory.path_of(making), disk.virtual_bytes, disk.backing.as_ref()).await?;
+    }
+    let (name, fresh) = (making.to_owned(), Arc::clone(fresh));
     on_files(directory, disk, move |directory, disk| {
         check(&file, &directory.path_of(&name), disk)?;
-        file.sync_data().map_err(|e| FileError::new("write", directory.path_of(&name), e))?;
+        if !is_known {
+            let read_error = |e| FileError::new("read", directory.path_of(&name), e);
+            fresh.remember(disk, &file).map_err(read_error)?;
+        }
+        file.sync_data().map_err(|e| write_error(directory, &name, e))?;
         Ok(directory.rename(&name, directory, &disk.name)?)
     })
     .await
+}
+
+fn write_error(directory: &Directory, name: &str, error: io::Error) -> FileError {
+    FileError::new("write", directory.path_of(name), error)
 }
 
 /// Writes the seed, unless the file holds the same one.

@@ -12,6 +12,7 @@
 //! images, make the files; at the end delete the files, give up the claim. Nothing here knows domains.
 
 mod error;
+mod fresh;
 mod make;
 mod plan;
 mod qemu_img;
@@ -30,6 +31,7 @@ use crate::blocking::blocking;
 use crate::hostfs::Directory;
 use crate::images::{ClaimedImage, DiskFormat, ImageStore, StoreError, VmReference};
 use crate::volumes::{Holders, VolumeDisk, VolumeRoots, WantedDisk};
+use fresh::FreshDisks;
 use make::{Qcow2Disk, make_qcow2_if_needed, write_seed_if_needed};
 
 pub use self::plan::{ClaimedVolume, VolumeContent, VolumePlan, VolumePlanError, plan_volumes};
@@ -55,6 +57,7 @@ struct Inner {
     vms: Directory,
     roots: VolumeRoots,
     holders: Holders,
+    fresh: Arc<FreshDisks>,
 }
 
 /// What the volumes of one VM are made from.
@@ -102,7 +105,7 @@ impl DiskStore {
     ) -> Result<Self, StoreError> {
         let images = Arc::new(ImageStore::open(data_dir)?.with_limit(limit_bytes));
         let vms = Directory::open_root(data_dir)?.subdirectory_or_create(VMS_DIRECTORY)?;
-        Ok(Self { inner: Arc::new(Inner { images, vms, roots, holders }) })
+        Ok(Self { inner: Arc::new(Inner { images, vms, roots, holders, fresh: Arc::default() }) })
     }
 
     /// The image store that overlays stand on. Its calls wait for files: not for async code.
@@ -198,7 +201,7 @@ impl DiskStore {
     }
 
     async fn prepare_volume(&self, ready: &Ready, plan: &VolumePlan) -> Result<PreparedDisk, PrepareError> {
-        let (ordinal, directory) = (plan.ordinal, &ready.directory);
+        let (ordinal, directory, fresh) = (plan.ordinal, &ready.directory, &self.inner.fresh);
         let failed = |source| PrepareError::Volume { volume: plan.volume.clone(), source };
         let made = match &plan.content {
             VolumeContent::Claimed(claimed) => {
@@ -220,7 +223,7 @@ impl DiskStore {
                 // As `qemu-img` rounds it up.
                 let virtual_bytes = disk.bytes.next_multiple_of(SECTOR_BYTES);
                 let overlay = Qcow2Disk { name, virtual_bytes, backing: Some(backing) };
-                make_qcow2_if_needed(directory, overlay).await
+                make_qcow2_if_needed(directory, fresh, overlay).await
             }
             VolumeContent::Image(name) => {
                 let image = ready.claimed.iter().find(|image| image.ordinal == ordinal);
@@ -230,13 +233,19 @@ impl DiskStore {
                 let name = format!("disk-{ordinal}.qcow2");
                 make_qcow2_if_needed(
                     directory,
+                    fresh,
                     Qcow2Disk { name, virtual_bytes: blob.virtual_bytes, backing: Some(backing) },
                 )
                 .await
             }
             VolumeContent::Empty { capacity_bytes } => {
                 let name = format!("empty-{ordinal}.qcow2");
-                make_qcow2_if_needed(directory, Qcow2Disk { name, virtual_bytes: *capacity_bytes, backing: None }).await
+                make_qcow2_if_needed(
+                    directory,
+                    fresh,
+                    Qcow2Disk { name, virtual_bytes: *capacity_bytes, backing: None },
+                )
+                .await
             }
             VolumeContent::Seed(seed) => {
                 write_seed_if_needed(directory, format!("seed-{ordinal}.iso"), seed.clone()).await

@@ -109,6 +109,44 @@ fn qemu_img_info(path: &Path) -> serde_json::Value {
 }
 
 #[tokio::test]
+async fn a_copy_of_a_fresh_disk_is_what_qemu_img_makes() {
+    let world = World::new();
+    let made = world.prepare(&[image(0), empty(1)]).await.unwrap();
+    let other = VmReference { uid: Uuid::from_u128(43), ..vm() };
+    let copied = world.disks.prepare(&other, &[image(0), empty(1)]).await.unwrap();
+    // Made by qemu-img again: nobody remembers the first.
+    let world = world.restarted();
+    let third = VmReference { uid: Uuid::from_u128(44), ..vm() };
+    let made_again = world.disks.prepare(&third, &[image(0), empty(1)]).await.unwrap();
+    for ((made, copied), again) in made.iter().zip(&copied).zip(&made_again) {
+        let content = std::fs::read(&made.source.top.path).unwrap();
+        assert!(std::fs::read(&copied.source.top.path).unwrap() == content);
+        assert!(std::fs::read(&again.source.top.path).unwrap() == content);
+    }
+    let check = std::process::Command::new("qemu-img").arg("check").arg(&copied[0].source.top.path).output().unwrap();
+    assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stderr));
+}
+
+#[tokio::test]
+async fn a_fresh_disk_is_like_those_of_its_size_and_base_only() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("fresh");
+    std::fs::write(&path, [&[7; 10][..], &[0; 9000], &[8; 10]].concat()).unwrap();
+    let base = BackingFile { path: "/base".into(), format: DiskFormat::Raw, kind: LayerKind::File };
+    let disk = Qcow2Disk { name: "a".to_owned(), virtual_bytes: 512, backing: Some(base.clone()) };
+    let fresh = FreshDisks::default();
+    fresh.remember(&disk, &std::fs::File::open(&path).unwrap()).unwrap();
+    let like = |virtual_bytes, backing| fresh.like(&Qcow2Disk { name: "b".to_owned(), virtual_bytes, backing });
+    let copy = std::fs::File::create(directory.path().join("copy")).unwrap();
+    like(512, Some(base.clone())).unwrap().write(&copy).unwrap();
+    assert!(std::fs::read(directory.path().join("copy")).unwrap() == std::fs::read(&path).unwrap());
+    assert!(like(1024, Some(base.clone())).is_none());
+    assert!(like(512, None).is_none());
+    assert!(like(512, Some(BackingFile { format: DiskFormat::Qcow2, ..base.clone() })).is_none());
+    assert!(like(512, Some(BackingFile { path: "/other".into(), ..base })).is_none());
+}
+
+#[tokio::test]
 async fn each_volume_gets_its_file_and_qemu_agrees() {
     let world = World::new();
     let prepared = world.prepare(&[image(0), seed(1, "one"), empty(2), image(3)]).await.unwrap();
