@@ -115,7 +115,7 @@ async fn carry_out(context: &Context, observation: &mut Observation, step: &Step
             let message = api_message(&error);
             publish(context, observation, step, Err(&message));
             let delay = note_trouble(context, &observation.observed.key, &message);
-            match operation_of(step) {
+            match step.operation() {
                 Some(operation) => {
                     observation.observed.failure = Some(note_failure(context, observation, operation, message));
                     Turn::Folded
@@ -150,7 +150,7 @@ fn fold(context: &Context, observation: &mut Observation, step: &Step, answer: A
         }
         Answer::RevisionDeleted(name) => observed.revision_deleted(&name),
     }
-    if operation_of(step).is_some() {
+    if step.operation().is_some() {
         observed.failure = None;
         if let Some(trouble) = context.troubles().get_mut(&observed.key) {
             trouble.step = None;
@@ -166,20 +166,6 @@ fn claim_of(step: &Step) -> Option<&Claim> {
         | Step::EvictVm { .. }
         | Step::EditVm(..)
         | Step::EditOvm(..)
-        | Step::CreateRevision(_)
-        | Step::EditRevision { .. }
-        | Step::DeleteRevision { .. } => None,
-    }
-}
-
-fn operation_of(step: &Step) -> Option<Operation> {
-    match step {
-        Step::CreateVm(_) => Some(Operation::Create),
-        Step::DeleteVm(_) | Step::EvictVm { .. } => Some(Operation::Delete),
-        Step::EditVm(..)
-        | Step::EditOvm(..)
-        | Step::WriteVmStatus { .. }
-        | Step::WriteOvmStatus { .. }
         | Step::CreateRevision(_)
         | Step::EditRevision { .. }
         | Step::DeleteRevision { .. } => None,

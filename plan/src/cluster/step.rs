@@ -8,7 +8,7 @@ use api::v1alpha1::{OfflineVirtualMachineStatus, VirtualMachine, VirtualMachineS
 use k8s_openapi::api::apps::v1::ControllerRevision;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
-use super::Requests;
+use super::{Operation, Requests};
 
 /// What comes of one look at one namespace and name.
 #[derive(Clone, Debug, PartialEq)]
@@ -98,6 +98,23 @@ pub enum Step {
         /// As it was read.
         at: Version,
     },
+}
+
+impl Step {
+    /// The operation whose failure users are told of, if it is one.
+    pub fn operation(&self) -> Option<Operation> {
+        match self {
+            Self::CreateVm(_) => Some(Operation::Create),
+            Self::DeleteVm(_) | Self::EvictVm { .. } => Some(Operation::Delete),
+            Self::EditVm(..)
+            | Self::EditOvm(..)
+            | Self::WriteVmStatus { .. }
+            | Self::WriteOvmStatus { .. }
+            | Self::CreateRevision(_)
+            | Self::EditRevision { .. }
+            | Self::DeleteRevision { .. } => None,
+        }
+    }
 }
 
 /// An object as it was read: the write fails if either differs.

@@ -16,8 +16,8 @@ use super::reach::Milestone;
 use super::words::ClusterStep;
 use super::world::{CallError, Fate, World};
 use crate::cluster::{
-    AbiRevision, LeaseFact, Look, MetadataEdit, Next, ObjectKey, Observed, ObservedHome, Operation, ReadOrder, Step,
-    StepFailure, plan,
+    AbiRevision, LeaseFact, Look, MetadataEdit, Next, ObjectKey, Observed, ObservedHome, ReadOrder, Step, StepFailure,
+    plan,
 };
 use observe::{home, home_lease, lease_fact, observe_cached, observed};
 
@@ -227,17 +227,7 @@ fn version(vm: &Answer<VirtualMachine>) -> Option<(Option<String>, Option<String
 
 /// The write; then its answer is folded in, and the planner asked again.
 fn act(world: &mut World, index: usize, key: &ObjectKey, mut observed: Observed, step: &Step, fate: Fate) {
-    let operation = match step {
-        Step::CreateVm(_) => Some(Operation::Create),
-        Step::DeleteVm(_) | Step::EvictVm { .. } => Some(Operation::Delete),
-        Step::EditVm(..)
-        | Step::EditOvm(..)
-        | Step::WriteVmStatus { .. }
-        | Step::WriteOvmStatus { .. }
-        | Step::CreateRevision(_)
-        | Step::EditRevision { .. }
-        | Step::DeleteRevision { .. } => None,
-    };
+    let operation = step.operation();
     world.ledger.writing(&world.api.state, key, step, fate);
     if world.controllers.iter().enumerate().any(|(other, one)| other != index && one.is_busy(key)) {
         world.hit(Milestone::BothControllersOnOneKey);
