@@ -8,42 +8,19 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 out=${1:-$here/../../target/cloud-guest}
 
-# As the demo guest's: a kernel for i386 boots soonest under emulation.
-SUITE=bookworm
-ARCHITECTURE=i386
 # What cloud-init runs or imports, and what every Debian has without anything depending on it.
 PACKAGES=(cloud-init openssh-client base-files base-passwd bash coreutils dash sed grep util-linux mount hostname findutils login)
 MODULES=(virtio_pci virtio_blk virtio_rng ahci sd_mod sr_mod isofs vfat nls_cp437 nls_ascii nls_utf8 loop crc32c_generic ext4)
 BOOT_MIB=16
 ROOT_MIB=220
 
-say() { printf 'cloud guest: %s\n' "$*"; }
-die() { printf 'cloud guest: %s\n' "$*" >&2; exit 1; }
-
-PATH=$PATH:/usr/sbin:/sbin
-for tool in apt-get dpkg-deb depmod cpio mcopy syslinux mkfs.vfat mke2fs; do
-  command -v "$tool" > /dev/null || die "$tool is not installed; run xtask/host/install.sh"
-done
-
-mkdir -p "$out"
-out=$(cd "$out" && pwd)
-inputs=$(cd "$here" && find . -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum | cut -d' ' -f1)
-if [ -z "${FORCE:-}" ] && [ -s "$out/disk.img" ] && [ "$(cat "$out/inputs.sha256" 2>/dev/null)" = "$inputs" ]; then
-  say "$out/disk.img is up to date"
-  exit 0
-fi
-rm -f "$out/inputs.sha256"
-work=$(mktemp -d "$out/build.XXXXXX")
-trap 'rm -rf "$work"' EXIT
+guest='cloud guest'
+. "$here/../host/guest.sh"
+begin_build apt-get dpkg-deb depmod cpio mcopy syslinux mkfs.vfat mke2fs
 
 # 1. Packages with all that they depend on, for a machine that has nothing: kept, so that a change of our scripts needs no network.
-packages=$out/packages
-[ -z "${FORCE:-}" ] || rm -rf "$packages"
 if ! ls "$packages"/cloud-init_*.deb "$packages"/linux-image-*.deb > /dev/null 2>&1; then
-  . "$here/../host/apt.sh"
-  private_apt "$work/apt" "$SUITE" "$ARCHITECTURE"
-  kernel=$(apt-cache "${PRIVATE_APT[@]}" depends linux-image-686 | awk '/Depends: linux-image-/ { print $2; exit }')
-  [ -n "$kernel" ] || die "no linux-image-686 in $SUITE for $ARCHITECTURE"
+  begin_fetch
   say "fetching cloud-init and what it needs for $ARCHITECTURE"
   apt-get "${PRIVATE_APT[@]}" --no-install-recommends -y --download-only -o Debug::NoLocking=1 install "${PACKAGES[@]}"
   (cd "$work/apt/cache/archives" && apt-get "${PRIVATE_APT[@]}" download "$kernel" busybox-static)
@@ -54,14 +31,13 @@ fi
 
 # 2. The root: every package's files. No package's scripts are run: nothing of it needs them but the accounts.
 root=$work/root
-mkdir -p "$work/kernel" "$work/busybox" "$root"/usr/{bin,sbin,lib}
+mkdir -p "$root"/usr/{bin,sbin,lib}
 ln -s usr/bin "$root/bin"
 ln -s usr/sbin "$root/sbin"
 ln -s usr/lib "$root/lib"
 for package in "$packages"/*.deb; do
   case ${package##*/} in
-    linux-image-*) dpkg-deb -x "$package" "$work/kernel" ;;
-    busybox-static_*) dpkg-deb -x "$package" "$work/busybox" ;;
+    linux-image-* | busybox-static_*) ;;
     *) dpkg-deb --fsys-tarfile "$package" | tar -x --keep-directory-symlink -C "$root" -f - ;;
   esac
 done
@@ -82,26 +58,19 @@ if /usr/bin/python3 --version 2> /dev/null | grep -q '^Python 3\.11\.'; then
 fi
 
 # 3. The initrd: busybox, the modules in the order in which they are loaded, and our init.
-release=$(basename "$work"/kernel/lib/modules/*)
-depmod -b "$work/kernel" "$release"
+unpack_kernel
 initrd=$work/initrd
 mkdir -p "$initrd"/{bin,modules,proc,dev,sys,root}
 install -m 755 "$work/busybox/bin/busybox" "$initrd/bin/busybox"
 sed "s/@ROOT_OFFSET@/$((BOOT_MIB * 1048576))/" "$here/init" > "$initrd/init"
 chmod 755 "$initrd/init"
-# Prints a module's file and, before it, the files that it needs, relative to the modules' folder.
-with_dependencies() {
-  awk -F'[: ]+' -v want="$1" '
-    { name = $1; sub(/.*\//, "", name); sub(/\.ko.*/, "", name); gsub(/-/, "_", name) }
-    name == want { for (i = NF; i >= 1; i--) if ($i != "") print $i }
-  ' "$work/kernel/lib/modules/$release/modules.dep"
-}
 : > "$initrd/modules/order"
 for module in "${MODULES[@]}"; do
-  for file in $(with_dependencies "$module"); do
+  files=$(with_dependencies "$module")
+  for file in $files; do
     name=${file##*/}
     [ ! -e "$initrd/modules/$name" ] || continue
-    cp "$work/kernel/lib/modules/$release/$file" "$initrd/modules/$name"
+    cp "$modules/$file" "$initrd/modules/$name"
     echo "$name" >> "$initrd/modules/order"
   done
 done
@@ -118,5 +87,5 @@ mke2fs -q -t ext4 -O ^has_journal -d "$root" "$work/root.ext4" "${ROOT_MIB}M"
 cat "$work/root.ext4" >> "$work/disk.img"
 
 mv "$work/disk.img" "$out/"
-printf '%s\n' "$inputs" > "$out/inputs.sha256"
+end_build
 say "built $out/disk.img: Linux $release, $(basename "$packages"/cloud-init_*.deb .deb), $(( $(stat -c %s "$out/disk.img") / 1048576 )) MiB"

@@ -8,9 +8,6 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 out=${1:-$here/../../target/guest}
 
-# The last Debian with a kernel for i386, which boots in 40 MiB; every amd64 kernel of Debian needs 96.
-SUITE=bookworm
-ARCHITECTURE=i386
 # Drivers of the devices that a VirtualMachine can have. Their dependencies come along.
 MODULES=(virtio_pci virtio_blk virtio_net virtio_rng virtio_balloon virtio_scsi ahci ata_piix ata_generic sd_mod sr_mod floppy
   isofs vfat nls_cp437 nls_ascii nls_utf8 nls_iso8859-1 button evdev i6300esb pvpanic-mmio e1000 af_packet qemu_fw_cfg)
@@ -19,33 +16,13 @@ DISK_SIZE_MIB=12
 # Every time stamp in the image, so that equal inputs give equal bytes.
 export SOURCE_DATE_EPOCH=1700000000
 
-say() { printf 'guest: %s\n' "$*"; }
-die() { printf 'guest: %s\n' "$*" >&2; exit 1; }
-
-for tool in apt-get dpkg-deb depmod cpio mcopy syslinux mkfs.vfat; do
-  command -v "$tool" > /dev/null || PATH=$PATH:/usr/sbin:/sbin command -v "$tool" > /dev/null || die "$tool is not installed; run xtask/host/install.sh"
-done
-PATH=$PATH:/usr/sbin:/sbin
-
-mkdir -p "$out"
-out=$(cd "$out" && pwd)
-inputs=$(cd "$here" && find . -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum | cut -d' ' -f1)
-if [ -z "${FORCE:-}" ] && [ -s "$out/disk.img" ] && [ "$(cat "$out/inputs.sha256" 2>/dev/null)" = "$inputs" ]; then
-  say "$out/disk.img is up to date"
-  exit 0
-fi
-rm -f "$out/inputs.sha256"
-work=$(mktemp -d "$out/build.XXXXXX")
-trap 'rm -rf "$work"' EXIT
+guest=guest
+. "$here/../host/guest.sh"
+begin_build apt-get dpkg-deb depmod cpio mcopy syslinux mkfs.vfat
 
 # 1. Packages, for another architecture than the host's: kept, so that a change of our scripts needs no network.
-packages=$out/packages
-[ -z "${FORCE:-}" ] || rm -rf "$packages"
 if ! ls "$packages"/linux-image-*.deb "$packages"/busybox-static_*.deb > /dev/null 2>&1; then
-  . "$here/../host/apt.sh"
-  private_apt "$work/apt" "$SUITE" "$ARCHITECTURE"
-  kernel=$(apt-cache "${PRIVATE_APT[@]}" depends linux-image-686 | awk '/Depends: linux-image-/ { print $2; exit }')
-  [ -n "$kernel" ] || die "no linux-image-686 in $SUITE for $ARCHITECTURE"
+  begin_fetch
   say "fetching $kernel and busybox-static for $ARCHITECTURE"
   rm -rf "$packages"
   mkdir -p "$work/packages"
@@ -54,12 +31,7 @@ if ! ls "$packages"/linux-image-*.deb "$packages"/busybox-static_*.deb > /dev/nu
 fi
 
 # 2. The initrd: busybox, the modules and our files. It is the whole system; nothing is mounted over it.
-mkdir -p "$work/kernel" "$work/busybox" "$work/root"
-dpkg-deb -x "$packages"/linux-image-*.deb "$work/kernel"
-dpkg-deb -x "$packages"/busybox-static_*.deb "$work/busybox"
-release=$(basename "$work"/kernel/lib/modules/*)
-depmod -b "$work/kernel" "$release"
-
+unpack_kernel
 root=$work/root
 mkdir -p "$root"/{bin,sbin,etc,proc,sys,dev,run,tmp,root,mnt,boot,lib/modules/"$release"}
 install -m 755 "$work/busybox/bin/busybox" "$root/bin/busybox"
@@ -71,21 +43,13 @@ ln -s /proc/mounts "$root/etc/mtab"
 ln -s ../bin "$root/usr/bin"
 ln -s ../sbin "$root/usr/sbin"
 
-# Prints a module's file and, before it, the files that it needs, relative to the modules' folder.
-with_dependencies() {
-  awk -F'[: ]+' -v want="$1" '
-    { name = $1; sub(/.*\//, "", name); sub(/\.ko.*/, "", name); gsub(/-/, "_", name) }
-    name == want { for (i = NF; i >= 1; i--) if ($i != "") print $i; found = 1 }
-    END { exit !found }
-  ' "$work/kernel/lib/modules/$release/modules.dep"
-}
 for module in "${MODULES[@]}"; do
-  files=$(with_dependencies "${module//-/_}") || grep -q "/${module//_/[_-]}\.ko" "$work/kernel/lib/modules/$release/modules.builtin" || die "kernel $release has no module $module"
+  files=$(with_dependencies "$module")
   for file in $files; do
-    install -D -m 644 "$work/kernel/lib/modules/$release/$file" "$root/lib/modules/$release/$file"
+    install -D -m 644 "$modules/$file" "$root/lib/modules/$release/$file"
   done
 done
-cp "$work/kernel/lib/modules/$release/modules.order" "$work/kernel/lib/modules/$release/modules.builtin" "$root/lib/modules/$release/"
+cp "$modules/modules.order" "$modules/modules.builtin" "$root/lib/modules/$release/"
 depmod -b "$root" "$release" 2> /dev/null
 rm -f "$root/lib/modules/$release"/modules.{order,builtin}* "$root/lib/modules/$release"/modules.{devname,softdep,symbols}* "$root/lib/modules/$release"/modules.*.bin
 find "$root" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
@@ -101,5 +65,5 @@ syslinux --install "$work/disk.img"
 TZ=UTC mcopy -m -i "$work/disk.img" "$work"/{vmlinuz,initrd.gz,syslinux.cfg} ::
 
 mv "$work/disk.img" "$work/vmlinuz" "$work/initrd.gz" "$out/"
-printf '%s\n' "$inputs" > "$out/inputs.sha256"
+end_build
 say "built $out/disk.img: Linux $release, $(( $(stat -c %s "$out/disk.img") / 1048576 )) MiB (kernel $(( $(stat -c %s "$out/vmlinuz") / 1024 )) KiB, initrd $(( $(stat -c %s "$out/initrd.gz") / 1024 )) KiB)"
