@@ -12,6 +12,7 @@
 //! - [`host`]: a Debian host with systemd, and our packages on it
 //! - [`client`], [`console`], [`watch`]: kubectl and virtctl as a user runs them
 //! - [`guide`]: what the user guide shows
+//! - [`certificates`]: those of joined agents
 //! - [`machines`]: manifests of small machines
 //! - [`seen`]: a guest that prints what it sees of its machine
 //! - [`ports`]: a port for a server that must be told one
@@ -21,6 +22,7 @@
 //! The harness knows the project's programs only from outside: it starts the binaries and depends on none of their crates.
 
 pub mod boot_sector;
+pub mod certificates;
 mod cgroups;
 pub mod client;
 pub mod console;

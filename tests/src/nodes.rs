@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -15,7 +14,7 @@ use tempfile::TempDir;
 
 use crate::boot_sector::write_disk;
 use crate::client::Client;
-use crate::kube::{ControlPlane, Server, Servers, install, wait_until_served, why_unavailable};
+use crate::kube::{ControlPlane, Server, Servers, install_with_controller, why_unavailable};
 use crate::libvirtd::{PrivateLibvirtd, Signal, why_unsupported};
 use crate::ports::free_address;
 use crate::programs::{failure, output, program, repository, say_skipped};
@@ -99,8 +98,8 @@ impl Nodes {
     pub fn start(names: &[&str]) -> Result<Self> {
         let control_plane = ControlPlane::start()?;
         apply_kinds(&control_plane.admin())?;
-        let kubeconfig = control_plane.kubeconfig();
-        let mut nodes = Self::on_kubernetes(control_plane, &kubeconfig, None)?;
+        let controller = control_plane.start_controller(&control_plane.kubeconfig(), &[])?;
+        let mut nodes = Self::on_kubernetes(control_plane, controller)?;
         for name in names {
             nodes.add_host(name)?;
             nodes.start_agent(name)?;
@@ -119,12 +118,8 @@ impl Nodes {
         match api {
             Api::Kubernetes => {
                 let control_plane = ControlPlane::start()?;
-                let listen = free_address()?;
-                install(&control_plane.admin(), listen)?;
-                let rights = control_plane.service_account("kubevirt-system", "ovm-controller", None)?;
-                let nodes = Self::on_kubernetes(control_plane, &rights, Some(listen))?;
-                wait_until_served(&nodes.client)?;
-                Ok(nodes)
+                let controller = install_with_controller(&control_plane, free_address()?)?;
+                Self::on_kubernetes(control_plane, controller)
             }
             Api::Standalone => {
                 let libvirtd = PrivateLibvirtd::start()?;
@@ -138,12 +133,9 @@ impl Nodes {
         }
     }
 
-    fn on_kubernetes(control_plane: ControlPlane, rights: &Path, listen: Option<SocketAddr>) -> Result<Self> {
+    fn on_kubernetes(control_plane: ControlPlane, controller: Server) -> Result<Self> {
         let home = tempfile::tempdir().context("make a folder")?;
         let servers = Servers::new(home.path())?;
-        let mut command = Command::new(program("ovm-controller")?);
-        command.arg("--kubeconfig").arg(rights).args(listen.map(|address| format!("--listen={address}")));
-        let controller = servers.start("ovm-controller", &command)?;
         let client = control_plane.admin();
         let control = Control::Kubernetes { _controller: controller, control_plane: Box::new(control_plane) };
         Ok(Self { members: BTreeMap::new(), control, servers, client, _home: home })
@@ -412,12 +404,9 @@ impl Nodes {
 
     fn report(&self) -> String {
         let logs: Vec<String> = self.members.keys().map(|node| format!("agent-{node}")).collect();
-        let mut names: Vec<&str> = logs.iter().map(String::as_str).collect();
+        let names: Vec<&str> = logs.iter().map(String::as_str).collect();
         let control = match &self.control {
-            Control::Kubernetes { control_plane, .. } => {
-                names.push("ovm-controller");
-                control_plane.log()
-            }
+            Control::Kubernetes { control_plane, .. } => control_plane.log(),
             Control::Standalone { server, .. } => server.log(),
         };
         let objects = self.client.kubectl(&["get", "ovm,vm,nodes", "-A", "-o", "yaml"]);

@@ -1,19 +1,17 @@
 //! Hosts that join as hypervisors: to a real Kubernetes, and to an `ovm-standalone`.
 
 use std::fs;
-use std::io::Write as _;
-use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use tests::boot_sector::{IDLE, SERIAL};
+use tests::certificates::{certificate_hash, wait_for_renewal};
 use tests::console::Console;
 use tests::machines::offline_machine;
 use tests::nodes::{Nodes, joining_scenario};
 use tests::programs::{failure, output};
 use tests::scenario::Api;
 use tests::stack::{DEADLINE, NAMESPACE};
-use tests::wait::wait_for;
 
 const HOSTS: [&str; 2] = ["h1", "h2"];
 
@@ -144,35 +142,12 @@ fn certificates_are_renewed_unnoticed(nodes: &mut Nodes) -> Result<()> {
     nodes.stop_agent("h1")?;
     // 90 days, less some seconds: it is renewed as soon as it is there.
     nodes.start_agent_with("h1", &["--renew-before", "2159h59m50s"])?;
-    let used = wait_for("a renewed certificate is used to renew", DEADLINE, || {
-        let list =
-            nodes.client.get("/apis/certificates.k8s.io/v1/certificatesigningrequests")?.context("no requests")?;
-        let requests = list["items"].as_array().context("a list has items")?.clone();
-        let of_agent = requests.iter().filter(|request| request["spec"]["username"] == "kubevirt.io:node:h1");
-        let shown: Vec<String> = of_agent
-            .filter_map(|request| request["spec"]["extra"]["authentication.kubernetes.io/credential-id"][0].as_str())
-            .map(str::to_owned)
-            .collect();
-        let renewed = shown.iter().find(|shown| **shown != format!("X509SHA256={first}"));
-        renewed.cloned().with_context(|| format!("the requests were made with {shown:?}, the first is {first}"))
-    })?;
-    ensure!(used.starts_with("X509SHA256="), "it is {used}");
+    wait_for_renewal(&nodes.client, "h1", &first)?;
     ensure!(serial()? != first, "the file was not replaced");
     nodes.stop_agent("h1")?;
     nodes.start_agent("h1")?;
     ensure!(nodes.virsh("h1", &["domid", &format!("{NAMESPACE}_on-h1")])? == run, "the guest was started anew");
     nodes.wait_for_guest("on-h1", Some("h1"), None).map(drop)
-}
-
-/// SHA-256 of the first certificate in a PEM text, in hexadecimal digits.
-fn certificate_hash(pem: &str) -> Result<String> {
-    let mut openssl = Command::new("openssl");
-    openssl.args(["x509", "-noout", "-fingerprint", "-sha256"]).stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut child = openssl.spawn().context("run openssl")?;
-    child.stdin.take().context("openssl reads")?.write_all(pem.as_bytes())?;
-    let printed = String::from_utf8(child.wait_with_output()?.stdout)?;
-    let digest = printed.trim().split_once('=').context("openssl prints the fingerprint")?.1;
-    Ok(digest.replace(':', "").to_lowercase())
 }
 
 fn cordon_and_taint_hold(nodes: &Nodes) -> Result<()> {

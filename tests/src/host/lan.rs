@@ -3,12 +3,13 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use tempfile::TempDir;
 
-use crate::kube::{Room, Server, Servers};
+use crate::kube::{ControlPlane, Room, Server, Servers};
 use crate::programs::output;
 use crate::wait::wait_for;
 
@@ -18,7 +19,7 @@ const DEADLINE: Duration = Duration::from_secs(20);
 /// A network. Dropping it ends it.
 #[derive(Debug)]
 pub struct Lan {
-    room: Room,
+    room: Arc<Room>,
     places: Vec<Server>,
     servers: Servers,
     _folder: TempDir,
@@ -31,6 +32,8 @@ pub struct Place {
     pub address: String,
     /// Its network namespace.
     pub(super) namespace: PathBuf,
+    /// The network's end of its cable.
+    cable: String,
 }
 
 impl Lan {
@@ -39,9 +42,37 @@ impl Lan {
     /// # Errors
     /// When that fails.
     pub fn lay() -> Result<Self> {
+        Self::lay_in(|servers| Room::open(servers).map(Arc::new))
+    }
+
+    /// The network that a control plane is in, which ends with the last of the two.
+    ///
+    /// # Errors
+    /// When the control plane is on the loopback.
+    pub fn around(control_plane: &ControlPlane) -> Result<Self> {
+        Self::lay_in(|_| control_plane.room())
+    }
+
+    fn lay_in(room: impl FnOnce(&Servers) -> Result<Arc<Room>>) -> Result<Self> {
         let folder = tempfile::tempdir().context("make a folder for a network")?;
         let servers = Servers::new(folder.path())?;
-        Ok(Self { room: Room::open(&servers)?, places: Vec::new(), servers, _folder: folder })
+        Ok(Self { room: room(&servers)?, places: Vec::new(), servers, _folder: folder })
+    }
+
+    /// Pulls the cable of a place.
+    ///
+    /// # Errors
+    /// When it is a place of another network.
+    pub fn cut_off(&self, place: &Place) -> Result<()> {
+        self.room.ip(&format!("link set {} down", place.cable))
+    }
+
+    /// Plugs the cable of a place in again.
+    ///
+    /// # Errors
+    /// As for [`Self::cut_off`].
+    pub fn reconnect(&self, place: &Place) -> Result<()> {
+        self.room.ip(&format!("link set {} up", place.cable))
     }
 
     /// Another place in it, at address 10.77.0.11, .12, ...
@@ -68,6 +99,6 @@ impl Lan {
             output(&mut command)?;
         }
         self.places.push(holder);
-        Ok(Place { address, namespace })
+        Ok(Place { address, namespace, cable })
     }
 }

@@ -97,7 +97,7 @@ impl Host {
         Ok(host)
     }
 
-    /// Boots it after [`Self::power_off`], and waits until everything is started.
+    /// Boots it after [`Self::power_off`] or [`Self::lose_power`], and waits until everything is started.
     ///
     /// # Errors
     /// When it does not come up in time; the message then carries its console.
@@ -258,6 +258,14 @@ impl Host {
             bail!("{error:#}; its console:\n{}", self.console_text());
         }
         Ok(begun.elapsed())
+    }
+
+    /// Pulls its plug: all of it ends at once, guests included.
+    ///
+    /// # Errors
+    /// When it is down.
+    pub fn lose_power(&mut self) -> Result<()> {
+        self.machine.take().map(drop).with_context(|| format!("host {} is down", self.name))
     }
 
     /// The host's `/`, as the test sees it.

@@ -7,6 +7,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -20,7 +21,7 @@ use crate::kube::room::{ADDRESS, Room, enter};
 use crate::kube::servers::{Server, Servers};
 use crate::libvirtd::Signal;
 use crate::ports::free_address;
-use crate::programs::output;
+use crate::programs::{output, program};
 use crate::wait::wait_for;
 
 /// Three seconds on an idle machine.
@@ -44,7 +45,7 @@ pub struct ControlPlane {
     scheduler: Option<Server>,
     api: Option<Server>,
     etcd: Server,
-    room: Option<Room>,
+    room: Option<Arc<Room>>,
     servers: Servers,
     settings: Settings,
     authority: Authority,
@@ -97,7 +98,10 @@ impl ControlPlane {
         let authority = Authority::create(&pki)?;
         let servers = Servers::new(directory.path())?;
         let (room, address) = if settings.network_of_its_own {
-            (Some(Room::open(&servers)?), format!("{ADDRESS}:6443").parse().context("read the room's address")?)
+            (
+                Some(Arc::new(Room::open(&servers)?)),
+                format!("{ADDRESS}:6443").parse().context("read the room's address")?,
+            )
         } else {
             (None, free_address()?)
         };
@@ -264,19 +268,34 @@ impl ControlPlane {
         self.etcd.signal(nix::sys::signal::Signal::SIGCONT)
     }
 
+    /// Starts `ovm-controller` beside the API server, as whom this kubeconfig says.
+    ///
+    /// # Errors
+    /// When it is not built.
+    pub(crate) fn start_controller(&self, kubeconfig: &Path, flags: &[String]) -> Result<Server> {
+        let mut command = enter(&self.entrance(), &program("ovm-controller")?);
+        command.arg("--kubeconfig").arg(kubeconfig).args(flags);
+        self.servers.start("ovm-controller", &command)
+    }
+
     /// The ends of the logs.
     pub fn log(&self) -> String {
-        self.servers.logs(&["kube-apiserver", "kube-controller-manager"])
+        self.servers.logs(&["kube-apiserver", "kube-controller-manager", "ovm-controller"])
     }
 
     /// The network that nodes join, and what starts their servers.
     pub(crate) fn network(&self) -> Result<(&Servers, &Room)> {
-        let room = self.room.as_ref().context("a control plane on the loopback has no nodes")?;
+        let room = self.room.as_deref().context("a control plane on the loopback has no nodes")?;
         Ok((&self.servers, room))
     }
 
+    /// The same network, for hosts that others start.
+    pub(crate) fn room(&self) -> Result<Arc<Room>> {
+        self.room.clone().context("a control plane on the loopback is in no network")
+    }
+
     fn entrance(&self) -> Vec<OsString> {
-        self.room.as_ref().map_or_else(Vec::new, Room::entrance)
+        self.room.as_ref().map_or_else(Vec::new, |room| room.entrance())
     }
 
     /// A part of Kubernetes, in the control plane's network.

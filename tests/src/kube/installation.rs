@@ -1,5 +1,5 @@
 //! Our installation on a control plane without nodes, as `manifests/base` has it but for the pods: kinds, roles, service accounts, policies, webhook and
-//! aggregated API. The controller runs as a process on the loopback, and the API server is led there.
+//! aggregated API. The controller runs as a process beside the API server, which is led there.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -8,6 +8,8 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::client::Client;
+use crate::kube::control_plane::ControlPlane;
+use crate::kube::servers::Server;
 use crate::programs::repository;
 use crate::wait::wait_for;
 
@@ -21,6 +23,19 @@ const DEADLINE: Duration = Duration::from_mins(1);
 const OF_PODS: [&str; 4] = ["Deployment", "DaemonSet", "PodDisruptionBudget", "Service"];
 
 const API_SERVICE: &str = "v1alpha1.subresources.kubevirt.io";
+
+/// Puts our installation on a control plane, starts its controller at `listen`, and waits until the API server reaches it.
+///
+/// # Errors
+/// When the API server does not take the installation, or does not reach the controller in time.
+pub fn install_with_controller(control_plane: &ControlPlane, listen: SocketAddr) -> Result<Server> {
+    let admin = control_plane.admin();
+    install(&admin, listen)?;
+    let rights = control_plane.service_account(SYSTEM_NAMESPACE, "ovm-controller", None)?;
+    let controller = control_plane.start_controller(&rights, &[format!("--listen={listen}")])?;
+    wait_until_served(&admin).with_context(|| control_plane.log())?;
+    Ok(controller)
+}
 
 /// Puts our installation on a control plane whose controller is to listen at `controller`.
 pub(crate) fn install(client: &Client, controller: SocketAddr) -> Result<()> {

@@ -1,18 +1,16 @@
-//! One control host and two hypervisors with a real systemd, from the packages alone, as `docs/bare-metal.md` and `docs/joining.md` have an operator set them up.
+//! One control host, many hypervisors: `ovm-standalone` on a host of its own.
 
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
-use tests::boot_sector::{SERIAL, SERIAL_BANNER};
+use tests::boot_sector::SERIAL_BANNER;
 use tests::host::{Host, Lan, Package, why_unsupported};
 use tests::machines::offline_machine;
 use tests::programs::{failure, output, say, say_skipped};
 use tests::wait::wait_for;
 
-/// For a guest, a node or a service to be as it should, on a busy machine.
-const DEADLINE: Duration = Duration::from_mins(1);
+use crate::{DEADLINE, HYPERVISORS, has_left, is_a_node, joins, journals, set_up};
 
 /// A control host that is no hypervisor itself, and two that are.
 struct Site {
@@ -28,12 +26,12 @@ impl Site {
         let address = place.address.clone();
         // Not from threads of their own: a host ends with the thread that has booted it.
         let control = Host::boot_in("control", Some(place))?;
-        let hypervisors = [Host::boot_in("hv1", Some(lan.place()?))?, Host::boot_in("hv2", Some(lan.place()?))?];
-        thread::scope(|hosts| {
-            let set_up = hypervisors.each_ref().map(|host| hosts.spawn(|| set_up_hypervisor(host, &address)));
-            set_up_control_host(&control, &address)?;
-            set_up.into_iter().try_for_each(|host| host.join().expect("a host's thread does not panic"))
-        })?;
+        let [first, second] = HYPERVISORS;
+        let hypervisors = [Host::boot_in(first, Some(lan.place()?))?, Host::boot_in(second, Some(lan.place()?))?];
+        for host in &hypervisors {
+            host.run(&["sh", "-c", &format!("echo {address} control >> /etc/hosts")])?;
+        }
+        set_up(&hypervisors, || set_up_control_host(&control, &address))?;
         Ok(Self { control, hypervisors, _lan: lan })
     }
 
@@ -46,9 +44,7 @@ impl Site {
     }
 
     fn journals(&self) -> String {
-        let of = |host: &Host, unit| host.journal(unit);
-        let agents: Vec<String> = self.hypervisors.iter().map(|host| of(host, "ovm-agent")).collect();
-        format!("control:\n{}\nhypervisors:\n{}", of(&self.control, "ovm-standalone"), agents.join("\n--\n"))
+        format!("control:\n{}\nhypervisors:\n{}", self.control.journal("ovm-standalone"), journals(&self.hypervisors))
     }
 }
 
@@ -57,14 +53,6 @@ fn set_up_control_host(host: &Host, address: &str) -> Result<()> {
     host.configure(&format!("OVM_LISTEN={address}:6443\nOVM_ADVERTISE=control"))?;
     let restarted = host.run(&["systemctl", "restart", "ovm-standalone"]);
     restarted.and_then(|_| host.wait_for_ready("ovm-standalone")).with_context(|| host.journal("ovm-standalone"))
-}
-
-fn set_up_hypervisor(host: &Host, control: &str) -> Result<()> {
-    host.run(&["sh", "-c", &format!("echo {control} control >> /etc/hosts")])?;
-    host.install(&[Package::Agent])?;
-    // KVM hangs some hosts' guests.
-    host.configure("OVM_EMULATION=always")?;
-    host.import_sector("serial", &SERIAL)
 }
 
 #[test]
@@ -83,10 +71,12 @@ fn hosts_join_a_control_host_by_one_command_and_leave_it() -> Result<()> {
 fn steps(site: &mut Site) -> Result<()> {
     the_group_has_a_kubeconfig(&site.control)?;
     for host in &site.hypervisors {
-        joins(&site.control, host)?;
+        let command = site.control.run(&["virtctl", "token", "create"])?;
+        ensure!(command.starts_with("ovm-agent join --server https://control:6443 --token "), "it printed {command}");
+        joins(host, &command)?;
     }
-    for name in ["hv1", "hv2"] {
-        is_a_node(site, name)?;
+    for name in HYPERVISORS {
+        is_a_node(name, || site.node(name))?;
     }
     // It is a node as well; here it is to run no guests.
     site.control.run(&["kubectl", "cordon", "control"])?;
@@ -110,40 +100,6 @@ fn the_group_has_a_kubeconfig(control: &Host) -> Result<()> {
     Ok(())
 }
 
-/// By the printed line, word for word.
-fn joins(control: &Host, host: &Host) -> Result<()> {
-    let state = host.run(&["sh", "-c", "systemctl is-enabled ovm-agent || true"])?;
-    ensure!(state == "disabled", "before it joins, its unit is {state}");
-    let command = control.run(&["virtctl", "token", "create"])?;
-    ensure!(command.starts_with("ovm-agent join --server https://control:6443 --token "), "it printed {command}");
-    let said = host.run(&["sh", "-c", &command])?;
-    ensure!(said.contains("ovm-agent.service is enabled and started"), "join said {said}");
-    let state = host.run(&["systemctl", "is-enabled", "ovm-agent"])?;
-    ensure!(state == "enabled" && host.property("ovm-agent", "ActiveState")? == "active", "its unit is {state}");
-    ensure!(host.property("ovm-agent", "User")? == "ovm", "its agent runs as somebody else");
-    host.wait_for_ready("ovm-agent")
-}
-
-fn is_a_node(site: &Site, name: &str) -> Result<()> {
-    let node = wait_for(&format!("node {name} is ready"), DEADLINE, || {
-        let node = site.node(name)?;
-        let conditions = node["status"]["conditions"].as_array().context("it has no conditions")?;
-        let is = |kind: &str| conditions.iter().any(|one| one["type"] == kind && one["status"] == "True");
-        for kind in ["Ready", "kubevirt.io/GuestsRunnable", "kubevirt.io/DiskSpace", "kubevirt.io/HostNameResolves"] {
-            ensure!(is(kind), "{kind} is not True: {conditions:?}");
-        }
-        ensure!(node["metadata"]["labels"]["kubevirt.io/schedulable"] == "true", "it takes no guests");
-        Ok(node)
-    })?;
-    let labels = &node["metadata"]["labels"];
-    ensure!(labels["kubernetes.io/hostname"] == name && labels["kubernetes.io/arch"] == "amd64", "labels {labels}");
-    let taints = node["spec"]["taints"].to_string();
-    ensure!(taints.contains(r#""effect":"NoSchedule","key":"kubevirt.io/hypervisor""#), "its taints are {taints}");
-    let room = &node["status"]["capacity"];
-    ensure!(room["memory"].is_string() && room["cpu"].is_string() && room["pods"] == "0", "its capacity is {room}");
-    Ok(())
-}
-
 /// Two guests that may run anywhere: the second goes where more memory is free.
 fn guests_run_on_both(site: &Site) -> Result<()> {
     let mut nodes = Vec::new();
@@ -154,7 +110,7 @@ fn guests_run_on_both(site: &Site) -> Result<()> {
         nodes.push(guest["status"]["nodeName"].as_str().unwrap_or_default().to_owned());
     }
     nodes.sort();
-    ensure!(nodes == ["hv1", "hv2"], "they run on {nodes:?}");
+    ensure!(nodes == HYPERVISORS, "they run on {nodes:?}");
     for host in &site.hypervisors {
         ensure!(host.qemus()?.len() == 1, "a host does not run one guest");
     }
@@ -182,7 +138,7 @@ fn a_host_that_reboots_comes_back(site: &mut Site) -> Result<()> {
     let after = site.control.wait_for_guest(name, Some(&before))?;
     let node = &after["status"]["nodeName"];
     ensure!(node == "hv1" || node == "hv2", "it runs on {node}");
-    is_a_node(site, "hv1")
+    is_a_node("hv1", || site.node("hv1"))
 }
 
 fn a_host_leaves(site: &Site) -> Result<()> {
@@ -198,12 +154,8 @@ fn a_host_leaves(site: &Site) -> Result<()> {
     ensure!(site.node(node)?["spec"]["unschedulable"] != true, "it was closed, and nothing was done");
     let said = host.run(&["ovm-agent", "leave", "--stop-guests"])?;
     ensure!(said.contains(&format!("node {node} has left its cluster")), "leave said {said}");
-    let unit = host.run(&["sh", "-c", "systemctl is-enabled ovm-agent; systemctl is-active ovm-agent; true"])?;
-    ensure!(unit == "disabled\ninactive", "its unit is {unit}");
-    ensure!(host.qemus()?.is_empty() && site.node(node).is_err(), "a guest or the Node is left");
-    for gone in ["etc/ovm/agent.kubeconfig", "var/lib/ovm/pki/agent-current.pem"] {
-        ensure!(!host.root().join(gone).exists(), "/{gone} is left");
-    }
+    has_left(host)?;
+    ensure!(site.node(node).is_err(), "the Node is left");
     let other = if node == "hv1" { "hv2" } else { "hv1" };
     for name in ["first", "second"] {
         let guest = wait_for("the guest runs on the other host", DEADLINE, || {
