@@ -264,9 +264,15 @@ impl GuestWorker {
             return Err(failed(error.reason(), error));
         }
         // The call is over: nothing of it can fire later (S6).
-        let found = self.looker.context.hypervisor.find(&self.looker.domain_name).await;
-        let run_id = found.ok().flatten().and_then(|domain| domain.id);
-        self.looker.context.journal.settle(uid, run_id).await?;
+        let found = self.looker.context.hypervisor.find(&self.looker.domain_name).await.ok().flatten();
+        let run_id = found.and_then(|domain| domain.id);
+        match &started {
+            // It came to nothing, so the guest has never run. libvirt's own reason does not say so where it refused before it began: that stays `unknown`.
+            Err(error) if !error.is_wrong_state() && run_id.is_none() => {
+                self.looker.context.journal.forget(uid).await?;
+            }
+            _ => self.looker.context.journal.settle(uid, run_id).await?,
+        }
         self.memory.panic_seen = false;
         self.looker.context.started.notify_one();
         Ok(started?)

@@ -32,6 +32,8 @@ pub(crate) struct Call {
 pub(crate) enum NoAnswer {
     /// The deadline passed.
     Deadline,
+    /// The deadline passed before there was a thread: the work was not begun.
+    Busy,
     /// The same call is parked already.
     Stuck,
     /// The work panicked.
@@ -90,7 +92,7 @@ impl Calls {
             return Err(NoAnswer::Stuck);
         }
         let Ok(Ok(slot)) = timeout_at(expires, Arc::clone(&self.slots).acquire_owned()).await else {
-            return Err(NoAnswer::Deadline);
+            return Err(NoAnswer::Busy);
         };
         let guard = Pending::add(&self.pending, &call, expires);
         let (answer, answered) = oneshot::channel();
@@ -203,7 +205,7 @@ mod tests {
             assert_eq!(calls.run(hanging, move || hang.recv().is_ok()).await, Err(NoAnswer::Deadline));
         }
         let ran = calls.run(call("probe", 50), || true).await;
-        assert_eq!(ran, Err(NoAnswer::Deadline), "no thread is left");
+        assert_eq!(ran, Err(NoAnswer::Busy), "no thread is left");
         drop(releases);
         assert_eq!(calls.run(call("probe", 5_000), || true).await, Ok(true));
     }

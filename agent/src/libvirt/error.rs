@@ -39,11 +39,23 @@ pub enum Error {
         target: Target,
         /// The URI of the lost connection.
         uri: Arc<str>,
+        /// The connection broke under the call; else it was never made.
+        sent: bool,
     },
     /// libvirt did not answer in time. **The call may still take effect later**; [`Libvirt::unanswered`](super::Libvirt::unanswered) tells when not
     /// any more.
     #[error("{operation} {target}: libvirt did not answer within {} s", deadline.as_secs_f32())]
     Deadline {
+        /// What was asked.
+        operation: &'static str,
+        /// About what.
+        target: Target,
+        /// How long we waited.
+        deadline: Duration,
+    },
+    /// So many other calls are unanswered that there was no thread for this one before its deadline. It was not sent.
+    #[error("{operation} {target}: libvirt has answered none of its other calls within {} s", deadline.as_secs_f32())]
+    Busy {
         /// What was asked.
         operation: &'static str,
         /// About what.
@@ -186,7 +198,7 @@ impl Error {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Disconnected { .. } => "LibvirtDisconnected",
-            Self::Deadline { .. } => "LibvirtDeadline",
+            Self::Deadline { .. } | Self::Busy { .. } => "LibvirtDeadline",
             Self::Stuck { .. } => "LibvirtStuck",
             Self::NoDomain { .. } => "NoDomain",
             Self::Refused { .. } => "LibvirtRefused",
@@ -197,7 +209,7 @@ impl Error {
     /// Whether the call may have taken effect, or may do so later, though it failed.
     pub fn is_outcome_unknown(&self) -> bool {
         // A connection that breaks under a call turns its failure into `Disconnected`, whether libvirt had read it or not.
-        matches!(self, Self::Deadline { .. } | Self::Disconnected { .. } | Self::Panicked { .. })
+        matches!(self, Self::Deadline { .. } | Self::Disconnected { sent: true, .. } | Self::Panicked { .. })
     }
 
     /// Whether the domain does not exist.

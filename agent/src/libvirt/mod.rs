@@ -145,10 +145,12 @@ impl Libvirt {
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T, Failure> + Send + 'static,
     {
-        let disconnected =
-            |target: Target| Error::Disconnected { operation, target, uri: Arc::clone(self.session.shared_uri()) };
+        let disconnected = |target: Target, sent| {
+            let uri = Arc::clone(self.session.shared_uri());
+            Error::Disconnected { operation, target, uri, sent }
+        };
         let Some(connection) = self.session.connection() else {
-            return Err(disconnected(target));
+            return Err(disconnected(target, false));
         };
         let call = Call { operation, target: target.clone(), deadline };
         let work = move || {
@@ -163,10 +165,11 @@ impl Libvirt {
         self.options().calls.note(operation, outcome(&answer), begun.elapsed());
         match answer {
             Ok(Ok(value)) => Ok(value),
-            Ok(Err(None)) => Err(disconnected(target)),
+            Ok(Err(None)) => Err(disconnected(target, true)),
             Ok(Err(Some(failure))) if failure.is_no_domain() => Err(Error::NoDomain { operation, target }),
             Ok(Err(Some(source))) => Err(Error::Refused { operation, target, source }),
             Err(NoAnswer::Deadline) => Err(Error::Deadline { operation, target, deadline }),
+            Err(NoAnswer::Busy) => Err(Error::Busy { operation, target, deadline }),
             Err(NoAnswer::Stuck) => Err(Error::Stuck { operation, target }),
             Err(NoAnswer::Panicked) => Err(Error::Panicked { operation, target }),
         }
@@ -177,7 +180,7 @@ impl Libvirt {
 fn outcome<T>(answer: &Result<T, NoAnswer>) -> &'static str {
     match answer {
         Ok(_) => "answered",
-        Err(NoAnswer::Deadline) => "deadline",
+        Err(NoAnswer::Deadline | NoAnswer::Busy) => "deadline",
         Err(NoAnswer::Stuck) => "stuck",
         Err(NoAnswer::Panicked) => "panicked",
     }

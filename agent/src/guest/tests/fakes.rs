@@ -72,6 +72,8 @@ pub(super) enum NextStart {
     Starts,
     /// It is past its deadline, and starts the domain when [`FakeHypervisor::fire`] says so.
     Hangs,
+    /// libvirt refuses it before it begins, as it does when QEMU's binary is being replaced; the next one starts the domain.
+    IsRefused,
 }
 
 /// libvirt.
@@ -137,6 +139,11 @@ impl FakeHypervisor {
                 *lock(&self.hanging) = Some(uuid);
                 let deadline = Duration::from_mins(1);
                 return Err(Error::Deadline { operation: "start", target: Target::Domain(uuid), deadline });
+            }
+            if std::mem::replace(&mut *lock(&self.next_start), NextStart::Starts) == NextStart::IsRefused {
+                let message = "Cannot check QEMU binary".to_owned();
+                let source = Failure { code: virt_sys::VIR_ERR_INTERNAL_ERROR, message };
+                return Err(Error::Refused { operation: "start", target: Target::Domain(uuid), source });
             }
             return self.run(uuid);
         }

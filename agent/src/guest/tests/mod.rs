@@ -171,6 +171,20 @@ async fn s4_a_look_that_the_disks_outlasted_starts_nothing() {
 }
 
 #[tokio::test]
+async fn s6_a_start_that_libvirt_refused_before_it_began_has_not_run_and_is_made_again() {
+    let world = World::new();
+    *lock(&world.hypervisor.next_start) = NextStart::IsRefused;
+    let mut worker = world.worker();
+    assert!(world.settle(&mut worker).await.is_some(), "it is tried again");
+    assert_eq!((world.phase(), world.starts()), (Some(Phase::Scheduled), 0));
+    let told = world.api.vm().unwrap().status.unwrap().conditions;
+    assert!(told.iter().any(|condition| condition.reason.as_deref() == Some("LibvirtRefused")), "{told:?}");
+    assert!(worker.looker.context.journal.vm_uids().is_empty());
+    world.settle(&mut world.worker()).await;
+    assert_eq!((world.phase(), world.starts()), (Some(Phase::Running), 1));
+}
+
+#[tokio::test]
 async fn i1_an_agent_may_be_killed_at_any_call_while_it_starts_a_guest() {
     let mut failed = 0;
     for calls in 0.. {

@@ -216,9 +216,7 @@ fn start(world: &mut World, node: &str, key: &ObjectKey, uid: &str, fate: AgentF
             if let Some(domain) = host.domains.get_mut(key) {
                 domain.reason = ShutOffReason::Failed;
             }
-            if let Some(start) = journal(host, uid, key).start.as_mut() {
-                start.settled = true;
-            }
+            host.journal.remove(uid);
             world.hit(Milestone::StartFailed);
             return Outcome::Failed;
         }
