@@ -12,6 +12,7 @@
 //! images, make the files; at the end delete the files, give up the claim. Nothing here knows domains.
 
 mod error;
+mod finder;
 mod fresh;
 mod make;
 mod plan;
@@ -31,6 +32,7 @@ use crate::blocking::blocking;
 use crate::hostfs::Directory;
 use crate::images::{ClaimedImage, DiskFormat, ImageStore, StoreError, VmReference};
 use crate::volumes::{Holders, VolumeDisk, VolumeRoots, WantedDisk};
+use finder::Finder;
 use fresh::FreshDisks;
 use make::{Qcow2Disk, make_qcow2_if_needed, write_seed_if_needed};
 
@@ -55,7 +57,7 @@ pub struct DiskStore {
 struct Inner {
     images: Arc<ImageStore>,
     vms: Directory,
-    roots: VolumeRoots,
+    roots: Finder,
     holders: Holders,
     fresh: Arc<FreshDisks>,
 }
@@ -105,6 +107,7 @@ impl DiskStore {
     ) -> Result<Self, StoreError> {
         let images = Arc::new(ImageStore::open(data_dir)?.with_limit(limit_bytes));
         let vms = Directory::open_root(data_dir)?.subdirectory_or_create(VMS_DIRECTORY)?;
+        let roots = Finder::new(roots, finder::DEADLINE);
         Ok(Self { inner: Arc::new(Inner { images, vms, roots, holders, fresh: Arc::default() }) })
     }
 
@@ -118,9 +121,9 @@ impl DiskStore {
         self.inner.vms.path()
     }
 
-    /// The volume roots, with links resolved: where else disks of VMs may be.
-    pub fn volume_roots(&self) -> Vec<PathBuf> {
-        self.inner.roots.resolved()
+    /// The volume roots, with links resolved: where else disks of VMs may be. None: the file system of one does not answer.
+    pub async fn volume_roots(&self) -> Option<Vec<PathBuf>> {
+        self.inner.roots.resolved().await
     }
 
     /// Makes the volumes of `vm` that are not there yet, checks the ones that are, and says where they all are, in the order of `volumes`.
@@ -182,12 +185,13 @@ impl DiskStore {
     async fn prepare_all(&self, vm: &VmReference, volumes: &[VolumePlan]) -> Result<Vec<PreparedDisk>, PrepareError> {
         let images: Vec<_> =
             volumes.iter().filter_map(|volume| volume.image().map(|name| (volume.ordinal, name.clone()))).collect();
-        let (inner, vm, plans) = (self.inner.clone(), vm.clone(), volumes.to_vec());
-        let (claimed, found, directory) = blocking(move || {
+        let (found, wanted) = self.find_volumes(volumes).await?;
+        let (inner, vm) = (self.inner.clone(), vm.clone());
+        let (claimed, directory) = blocking(move || {
             let claimed = inner.images.claim(&vm, &images)?;
-            let found = inner.take_volumes(&vm, &plans)?;
+            inner.holders.take(&vm, &wanted)?;
             let directory = inner.vms.subdirectory_or_create(&vm.uid.to_string())?;
-            Ok::<_, PrepareError>((claimed, found, Arc::new(directory)))
+            Ok::<_, PrepareError>((claimed, Arc::new(directory)))
         })
         .await?;
         let ready = Ready { directory, claimed, found };
@@ -198,6 +202,30 @@ impl DiskStore {
         let prepared = prepared.into_iter().collect::<Result<Vec<_>, _>>()?;
         blocking(move || ready.directory.sync()).await?;
         Ok(prepared)
+    }
+
+    /// Finds the disks of PersistentVolumes, by place of the volume, and says what is to be taken of them.
+    async fn find_volumes(
+        &self,
+        volumes: &[VolumePlan],
+    ) -> Result<(BTreeMap<usize, VolumeDisk>, Vec<WantedDisk>), PrepareError> {
+        let mut found = BTreeMap::new();
+        let mut wanted = Vec::new();
+        for plan in volumes {
+            let VolumeContent::Claimed(claimed) = &plan.content else { continue };
+            let disk = self.inner.roots.find(&claimed.path).await.map_err(|source| PrepareError::Volume {
+                volume: plan.volume.clone(),
+                source: VolumeError::Find { persistent_volume: claimed.persistent_volume.clone(), source },
+            })?;
+            wanted.push(WantedDisk {
+                volume: plan.volume.clone(),
+                path: disk.path.clone(),
+                identity: disk.identity.clone(),
+                usage: claimed.usage,
+            });
+            found.insert(plan.ordinal, disk);
+        }
+        Ok((found, wanted))
     }
 
     async fn prepare_volume(&self, ready: &Ready, plan: &VolumePlan) -> Result<PreparedDisk, PrepareError> {
@@ -262,34 +290,6 @@ impl DiskStore {
             },
             image: ready.claimed.iter().find(|image| image.ordinal == ordinal).cloned(),
         })
-    }
-}
-
-impl Inner {
-    /// Finds the disks of PersistentVolumes, and takes them for the VM; by place of the volume.
-    fn take_volumes(
-        &self,
-        vm: &VmReference,
-        volumes: &[VolumePlan],
-    ) -> Result<BTreeMap<usize, VolumeDisk>, PrepareError> {
-        let mut found = BTreeMap::new();
-        let mut wanted = Vec::new();
-        for plan in volumes {
-            let VolumeContent::Claimed(claimed) = &plan.content else { continue };
-            let disk = self.roots.find(&claimed.path).map_err(|source| PrepareError::Volume {
-                volume: plan.volume.clone(),
-                source: VolumeError::Find { persistent_volume: claimed.persistent_volume.clone(), source },
-            })?;
-            wanted.push(WantedDisk {
-                volume: plan.volume.clone(),
-                path: disk.path.clone(),
-                identity: disk.identity.clone(),
-                usage: claimed.usage,
-            });
-            found.insert(plan.ordinal, disk);
-        }
-        self.holders.take(vm, &wanted)?;
-        Ok(found)
     }
 }
 

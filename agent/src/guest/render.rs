@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
 
 use api::admission::validate_vm_spec;
 use api::v1alpha1::{AbiRecord, AbiStatus, VirtualMachine, VolumeStatus};
@@ -12,10 +11,13 @@ use kube::ResourceExt;
 use plan::node::{FirmwareFacts, GuestKey, choose_machine_type, firmware_uuid, machine_type_gone};
 use uuid::Uuid;
 
-use crate::blocking::blocking;
 use crate::hypervisor::{Machine, MachineError};
 use crate::node::{NodeContext, NodeIdentity};
 use api::chain;
+
+/// Of which one nothing is known: the look at all of them is one.
+const SILENT_ROOT: &str =
+    "the file system of a volume root of this node (--volume-root) does not answer; see to its server, or to its mount";
 
 /// Reason and message for a condition.
 pub(super) type Refusal = (&'static str, String);
@@ -96,10 +98,9 @@ impl GuestSpec {
             console_log,
         })
         .map_err(|error| (error.reason(), chain(&error)))?;
-        let (disks, emulator, has_volumes) =
-            (Arc::clone(&context.disks), self.machine.emulator.clone(), !self.volumes.is_empty());
         // Volume roots may be on a file system that does not answer; a guest without volumes does not wait for it.
-        let allowed = blocking(move || disks.allowed_paths(&emulator, has_volumes)).await;
+        let allowed = context.disks.allowed_paths(&self.machine.emulator, !self.volumes.is_empty()).await;
+        let allowed = allowed.ok_or_else(|| ("VolumeUnusable", SILENT_ROOT.to_owned()))?;
         check_allowed(&xml, &allowed).map_err(|error| (error.reason(), chain(&error)))?;
         Ok(xml)
     }

@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -12,6 +13,8 @@ use uuid::Uuid;
 
 /// Every process's ancestor, which a /proc that hides nothing shows.
 const INIT: u32 = 1;
+/// `.`, `..`, and the thread.
+const LINKS_OF_ONE_THREAD: u64 = 3;
 
 /// A QEMU process.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,10 +94,37 @@ pub fn is_own_proc(proc_dir: &Path) -> bool {
 }
 
 fn read_process(directory: &Path, pid: u32) -> io::Result<Option<QemuProcess>> {
-    match fs::read(directory.join("cmdline")) {
-        Ok(command_line) => Ok(parse_command_line(&command_line, pid)),
+    match unless_ended(fs::read(directory.join("cmdline")))? {
+        Some(command_line) if command_line.is_empty() => read_threads(directory, pid),
+        command_line => Ok(command_line.and_then(|line| parse_command_line(&line, pid))),
+    }
+}
+
+/// A process that was killed shows no command line as soon as its first thread is dead. Another one may still hang in a write to a disk that does not
+/// answer, and its command line shows: the guest's disks are not free yet.
+fn read_threads(directory: &Path, pid: u32) -> io::Result<Option<QemuProcess>> {
+    let threads = directory.join("task");
+    match unless_ended(threads.metadata())? {
+        // The kernel counts threads as links. One alone is the kernel's, or of a process that is dead.
+        Some(about) if about.nlink() != LINKS_OF_ONE_THREAD => {}
+        _ => return Ok(None),
+    }
+    for thread in unless_ended(fs::read_dir(&threads))?.into_iter().flatten() {
+        let Some(thread) = unless_ended(thread)? else { continue };
+        let command_line = unless_ended(fs::read(thread.path().join("cmdline")))?;
+        let process = command_line.and_then(|line| parse_command_line(&line, pid));
+        if process.is_some() {
+            return Ok(process);
+        }
+    }
+    Ok(None)
+}
+
+/// None: the process, or thread, is no more.
+fn unless_ended<T>(read: io::Result<T>) -> io::Result<Option<T>> {
+    match read {
         Err(error) if has_ended(&error) => Ok(None),
-        Err(error) => Err(error),
+        read => read.map(Some),
     }
 }
 
@@ -103,7 +133,7 @@ fn has_ended(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(Errno::ESRCH as i32)
 }
 
-/// Reads the NUL-separated arguments of a process. None: it is no QEMU with a UUID. A zombie's command line is empty.
+/// Reads the NUL-separated arguments of a process. None: it is no QEMU with a UUID.
 fn parse_command_line(command_line: &[u8], pid: u32) -> Option<QemuProcess> {
     let mut arguments = command_line.split(|byte| *byte == 0).filter_map(|argument| std::str::from_utf8(argument).ok());
     let (mut uuid, mut domain) = (None, String::new());
@@ -164,6 +194,20 @@ mod tests {
         assert_eq!(find_qemu(directory.path(), &[Uuid::nil()]).unwrap(), []);
         assert_eq!(read_qemu(directory.path(), 41), Some(expected));
         assert_eq!(read_qemu(directory.path(), 43), None);
+    }
+
+    #[test]
+    fn e1_a_qemu_whose_first_thread_is_dead_lives_for_as_long_as_another_one_does() {
+        let directory = proc_dir();
+        process(directory.path(), "41", &[]);
+        let uuid = Uuid::parse_str(UUID).unwrap();
+        let threads = directory.path().join("41/task");
+        fs::create_dir(&threads).unwrap();
+        process(&threads, "41", &[]);
+        assert_eq!(find_qemu(directory.path(), &[uuid]).unwrap(), [], "all of it is dead");
+        process(&threads, "42", &["/usr/bin/qemu-system-x86_64", "-name", "guest=ns_vm", "-uuid", UUID]);
+        let expected = QemuProcess { pid: 41, uuid, domain: "ns_vm".to_owned() };
+        assert_eq!(find_qemu(directory.path(), &[uuid]).unwrap(), [expected]);
     }
 
     #[test]

@@ -53,6 +53,12 @@ pub enum FindError {
     /// A directory or the disk cannot be opened, or is a link.
     #[error(transparent)]
     File(#[from] FileError),
+    /// Its file system does not answer.
+    #[error("the file system of {path} does not answer; see to its server, or to its mount on this node")]
+    Silent {
+        /// Where the volume is.
+        path: String,
+    },
     /// There is a directory, and no disk in it.
     #[error("there is no {}; make it: qemu-img create -f raw {} SIZE", path.display(), path.display())]
     NoDisk {
@@ -173,7 +179,7 @@ impl FindError {
         match self {
             Self::NotAllowed { .. } => "VolumeNotAllowed",
             Self::NoDisk { .. } => "DiskImageMissing",
-            Self::File(_) | Self::NotADisk { .. } => "VolumeUnusable",
+            Self::File(_) | Self::Silent { .. } | Self::NotADisk { .. } => "VolumeUnusable",
         }
     }
 }

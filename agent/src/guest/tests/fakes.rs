@@ -475,14 +475,15 @@ impl GuestDisks for FakeDisks {
         .boxed()
     }
 
-    fn allowed_paths(&self, emulator: &Path, _: bool) -> AllowedPaths {
+    fn allowed_paths<'a>(&'a self, emulator: &'a Path, _: bool) -> BoxFuture<'a, Option<AllowedPaths>> {
         let disks = vec![PathBuf::from("/disks")];
-        AllowedPaths {
+        let allowed = AllowedPaths {
             disk_dirs: disks.clone(),
             block_devices: Vec::new(),
             log_dirs: disks,
             emulator: emulator.to_owned(),
-        }
+        };
+        async { Some(allowed) }.boxed()
     }
 
     fn console_log(&self, uid: Uuid) -> PathBuf {

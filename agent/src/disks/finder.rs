@@ -1,0 +1,108 @@
+//! Looks for PersistentVolumes on file systems that may not answer, such as one of a server that is away: who waits for it is told so, and can be deleted.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use crate::blocking::blocking;
+use crate::volumes::{FindError, VolumeDisk, VolumeRoots};
+
+/// A file system that answers does so at once.
+pub(super) const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Volume roots, and who waits for them: one thread for each path, however often it is asked for.
+#[derive(Debug)]
+pub(super) struct Finder {
+    roots: VolumeRoots,
+    deadline: Duration,
+    turns: Mutex<BTreeMap<String, Arc<Semaphore>>>,
+}
+
+impl Finder {
+    pub(super) fn new(roots: VolumeRoots, deadline: Duration) -> Self {
+        Self { roots, deadline, turns: Mutex::default() }
+    }
+
+    /// The disk of the volume at `path`.
+    ///
+    /// # Errors
+    /// As [`VolumeRoots::find`], or if there is no answer in time.
+    pub(super) async fn find(&self, path: &str) -> Result<VolumeDisk, FindError> {
+        let (roots, sought) = (self.roots.clone(), path.to_owned());
+        let found = self.in_turn(path, move || roots.find(&sought)).await;
+        found.unwrap_or_else(|| Err(FindError::Silent { path: path.to_owned() }))
+    }
+
+    /// The roots, with links resolved. None: one of them does not answer.
+    pub(super) async fn resolved(&self) -> Option<Vec<PathBuf>> {
+        let roots = self.roots.clone();
+        // No volume has this path.
+        self.in_turn("", move || roots.resolved()).await
+    }
+
+    async fn in_turn<T: Send + 'static>(&self, path: &str, look: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+        let turns = {
+            let mut all = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+            all.retain(|_, turns| Arc::strong_count(turns) > 1);
+            Arc::clone(all.entry(path.to_owned()).or_insert_with(|| Arc::new(Semaphore::new(1))))
+        };
+        let answer = async {
+            let turn = turns.acquire_owned().await.ok()?;
+            let look = move || {
+                let _until_it_answers = turn;
+                look()
+            };
+            Some(blocking(look).await)
+        };
+        timeout(self.deadline, answer).await.ok().flatten()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::fd::AsRawFd as _;
+
+    use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
+    use super::*;
+
+    /// Too short for none that works.
+    const SOON: Duration = Duration::from_millis(300);
+
+    #[tokio::test]
+    async fn a_file_system_that_does_not_answer_is_told_and_costs_one_thread() {
+        let directory = tempfile::tempdir().unwrap();
+        let (silent, good) = (directory.path().join("silent"), directory.path().join("good"));
+        for root in [&silent, &good] {
+            std::fs::create_dir(root).unwrap();
+        }
+        std::fs::write(good.join("disk.img"), [0; 512]).unwrap();
+        // Nobody reads what the kernel asks of this one.
+        let Ok(fuse) = File::options().read(true).write(true).open("/dev/fuse") else {
+            return eprintln!("SKIPPED a_file_system_that_does_not_answer_is_told_and_costs_one_thread: no /dev/fuse");
+        };
+        let options = format!("fd={},rootmode=40000,user_id=0,group_id=0", fuse.as_raw_fd());
+        if let Err(error) = mount(Some("silent"), &silent, Some("fuse"), MsFlags::empty(), Some(options.as_str())) {
+            return eprintln!(
+                "SKIPPED a_file_system_that_does_not_answer_is_told_and_costs_one_thread: mount: {error}"
+            );
+        }
+        let finder = Finder::new(VolumeRoots::new(&[silent.clone(), good.clone()]).unwrap(), SOON);
+        let volume = silent.join("volume");
+        for _ in 0..3 {
+            let error = finder.find(volume.to_str().unwrap()).await.unwrap_err();
+            assert!(error.to_string().contains("does not answer"), "{error}");
+        }
+        assert!(finder.find(good.to_str().unwrap()).await.is_ok(), "others are not concerned");
+        let waits = finder.turns.lock().unwrap().values().filter(|turns| Arc::strong_count(turns) > 1).count();
+        assert_eq!(waits, 1, "one thread");
+        // Whoever waits is told that it is gone, or the test would not end.
+        drop(fuse);
+        umount2(&silent, MntFlags::MNT_DETACH).unwrap();
+    }
+}
