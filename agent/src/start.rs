@@ -131,7 +131,7 @@ impl Agent {
         }
         Directory::open_or_create_root(&options.data_dir)?;
         let lock = HostLock::take(&options.lock_dir, &options.libvirt_uri)?;
-        let boot = boot_id(&options.proc_dir);
+        let boot = boot_id(&options.proc_dir)?;
         let journal = Journal::open(&options.data_dir, boot.clone())?;
         let holders = Holders::open(HoldersPlace {
             lock_dir: &options.lock_dir,

@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use crate::libvirt::DomainSummary;
 use crate::objects::{ApiError, within};
+use crate::proc::ProcError;
 
 /// The namespace whose UID is the cluster's.
 const CLUSTER_NAMESPACE: &str = "kube-system";
@@ -179,10 +180,17 @@ impl NodeIdentity {
     }
 }
 
-/// What tells this boot of the host from others. A host that does not say is taken to have booted just now.
-pub(crate) fn boot_id(proc_dir: &Path) -> String {
-    let read = fs::read_to_string(proc_dir.join(BOOT_ID));
-    read.map_or_else(|_| Uuid::new_v4().to_string(), |text| text.trim().to_owned())
+/// What tells this boot of the host from others.
+///
+/// # Errors
+/// If the host does not say. No guess is good: after another boot no guest is the agent's own (all would be stopped), and no disk is taken.
+pub(crate) fn boot_id(proc_dir: &Path) -> Result<String, ProcError> {
+    let path = proc_dir.join(BOOT_ID);
+    let read = fs::read_to_string(&path).and_then(|text| match text.trim() {
+        "" => Err(io::ErrorKind::UnexpectedEof.into()),
+        text => Ok(text.to_owned()),
+    });
+    read.map_err(|source| ProcError::Read { path, source })
 }
 
 #[cfg(test)]
@@ -232,6 +240,14 @@ mod tests {
         let left = domain("left", &identity("h1"), running);
         let former = FormerNode { node: "h1".to_owned(), domains: vec!["default_left".to_owned()] };
         assert_eq!(identity("h2").former_node(&[domains.as_slice(), &[left]].concat()), Some(former));
+    }
+
+    #[test]
+    fn i5_a_host_that_does_not_tell_its_boot_is_not_taken_for_one_that_has_booted() {
+        assert_eq!(boot_id(Path::new("/proc")).unwrap(), boot_id(Path::new("/proc")).unwrap());
+        let directory = tempfile::tempdir().unwrap();
+        let error = boot_id(directory.path()).unwrap_err().to_string();
+        assert!(error.ends_with(BOOT_ID), "{error}");
     }
 
     #[test]

@@ -22,6 +22,8 @@ use super::{Next, Step, UuidRule, Version};
 
 /// So many records are kept.
 const KEPT: usize = 10;
+/// As far as a reset can count. After what somebody numbered beyond, no other record could come.
+const MAX_NUMBER: i64 = u32::MAX as i64;
 
 /// One record, as it was listed.
 #[derive(Clone, Debug, PartialEq)]
@@ -44,7 +46,8 @@ impl AbiRevision {
         let meta = &object.metadata;
         let name = meta.name.clone()?;
         let data = object.data.as_ref().map(|data| data.0.clone()).unwrap_or_default();
-        (name == record_name(ovm, object.revision)).then(|| Self {
+        let is_ours = name == record_name(ovm, object.revision) && (0..=MAX_NUMBER).contains(&object.revision);
+        is_ours.then(|| Self {
             name,
             version: version_of(meta),
             revision: object.revision,
@@ -174,15 +177,16 @@ impl Draft<'_> {
                 format!("R1: record {newest} is newer than the one that the VM was bound with, and not of this guest");
             return self.write_vm_status(&why, vm, status, None, &[]);
         }
-        let made = make_revision(ovm, bound + 1, &record);
-        let why = format!("R1: what libvirt settled ({}) is record {}", hash.map_or("", String::as_str), bound + 1);
+        let next = bound.saturating_add(1);
+        let made = make_revision(ovm, next, &record);
+        let why = format!("R1: what libvirt settled ({}) is record {next}", hash.map_or("", String::as_str));
         Some(self.act(&why, Step::CreateRevision(Box::new(made)), &[Need::Revisions]))
     }
 
     /// The record of what a VM's status says, if there is one: the one that it was bound with, or the next.
     fn recorded_as(&self, ovm: &OfflineVirtualMachine, abi: &AbiStatus) -> Option<&AbiRevision> {
         let bound = abi.revision.unwrap_or(0);
-        let mut near = self.records(ovm).filter(|one| one.revision == bound || one.revision == bound + 1);
+        let mut near = self.records(ovm).filter(|one| one.revision == bound || one.revision == bound.saturating_add(1));
         near.find(|one| one.hash().is_some() && one.hash() == abi.hash)
     }
 

@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 use api::abi::record_name;
 use api::names::ABI_RESET_ANNOTATION;
 use api::v1alpha1::{AbiDevice, AbiRecord, AbiStatus};
+use k8s_openapi::api::apps::v1::ControllerRevision;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::*;
 use crate::cluster::objects::condition;
@@ -155,6 +157,17 @@ fn a_record_that_nobody_owns_is_taken_over_and_another_ovm_s_is_not() {
     let foreign = published(None, &old(), vec![revision(7, Some("an earlier OVM"), new())]);
     let Step::CreateRevision(made) = step(&foreign) else { panic!("no record") };
     assert_eq!(made.revision, 1, "what is about to be collected does not count");
+}
+
+#[test]
+fn r1_a_number_after_which_none_can_come_is_no_records() {
+    let of = |number| {
+        let named = ObjectMeta { name: Some(record_name("vm", number)), ..ObjectMeta::default() };
+        AbiRevision::from_object("vm", &ControllerRevision { metadata: named, revision: number, data: None })
+    };
+    assert!(of(7).is_some() && of(i64::MAX).is_none() && of(-1).is_none());
+    // Nor does one in a status end the program.
+    step(&published(Some(i64::MAX), &old(), Vec::new()));
 }
 
 #[test]
