@@ -133,7 +133,9 @@ impl AbiStatus {
         let bound = self.revision.unwrap_or(0);
         let number = recorded.and_then(|recorded| recorded.revision).unwrap_or(0);
         self.hash.is_none()
-            || recorded.is_some_and(|recorded| recorded.hash == self.hash && number >= bound && number <= bound.saturating_add(1))
+            || recorded.is_some_and(|recorded| {
+                recorded.hash == self.hash && number >= bound && number <= bound.saturating_add(1)
+            })
     }
 }
 

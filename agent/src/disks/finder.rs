@@ -64,12 +64,8 @@ impl Finder {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::File;
-    use std::os::fd::AsRawFd as _;
-
-    use nix::mount::{MntFlags, MsFlags, mount, umount2};
-
     use super::*;
+    use crate::hostfs::silent_mount::SilentMount;
 
     /// Too short for none that works.
     const SOON: Duration = Duration::from_millis(300);
@@ -82,16 +78,7 @@ mod tests {
             std::fs::create_dir(root).unwrap();
         }
         std::fs::write(good.join("disk.img"), [0; 512]).unwrap();
-        // Nobody reads what the kernel asks of this one.
-        let Ok(fuse) = File::options().read(true).write(true).open("/dev/fuse") else {
-            return eprintln!("SKIPPED a_file_system_that_does_not_answer_is_told_and_costs_one_thread: no /dev/fuse");
-        };
-        let options = format!("fd={},rootmode=40000,user_id=0,group_id=0", fuse.as_raw_fd());
-        if let Err(error) = mount(Some("silent"), &silent, Some("fuse"), MsFlags::empty(), Some(options.as_str())) {
-            return eprintln!(
-                "SKIPPED a_file_system_that_does_not_answer_is_told_and_costs_one_thread: mount: {error}"
-            );
-        }
+        let Some(_silent) = SilentMount::at(&silent) else { return };
         let finder = Finder::new(VolumeRoots::new(&[silent.clone(), good.clone()]).unwrap(), SOON);
         let volume = silent.join("volume");
         for _ in 0..3 {
@@ -101,8 +88,5 @@ mod tests {
         assert!(finder.find(good.to_str().unwrap()).await.is_ok(), "others are not concerned");
         let waits = finder.turns.lock().unwrap().values().filter(|turns| Arc::strong_count(turns) > 1).count();
         assert_eq!(waits, 1, "one thread");
-        // Whoever waits is told that it is gone, or the test would not end.
-        drop(fuse);
-        umount2(&silent, MntFlags::MNT_DETACH).unwrap();
     }
 }

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::node::NodeContext;
 use crate::objects::ApiError;
-use crate::proc::find_qemu;
+use crate::proc::{self, look_for_qemu};
 use api::chain;
 
 /// What a look found.
@@ -74,12 +74,9 @@ impl Looker {
         if let Some(doubt) = self.context.processes.doubt() {
             return ProcLook::Failed(doubt);
         }
-        let directory = self.context.proc_dir.clone();
-        let found = tokio::task::spawn_blocking(move || find_qemu(&directory, &uuids)).await;
-        let processes = match found {
-            Ok(Ok(processes)) => processes,
-            Ok(Err(error)) => return ProcLook::Failed(chain(&error)),
-            Err(error) => return ProcLook::Failed(error.to_string()),
+        let processes = match look_for_qemu(&self.context.proc_dir, uuids, proc::DEADLINE).await {
+            Ok(processes) => processes,
+            Err(error) => return ProcLook::Failed(chain(&error)),
         };
         let own = processes.iter().find(|process| process.domain == self.domain_name);
         match (own, processes.first()) {

@@ -17,6 +17,8 @@ use nix::sys::stat::{Mode, SFlag, fstat, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 #[cfg(test)]
+pub(crate) mod silent_mount;
+#[cfg(test)]
 mod tests;
 
 /// Mode of a directory that QEMU's user must be able to pass through, but not list.

@@ -10,13 +10,12 @@ use api::chain;
 use kube::ResourceExt;
 use plan::node::{GuestKey, GuestRun, OrphanFacts, OrphanVerdict, judge_processes, plan_orphans};
 use tokio::sync::mpsc;
-use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::warn;
 use uuid::Uuid;
 
 use super::{NodeContext, garbage};
-use crate::proc::find_qemu;
+use crate::proc::{self, look_for_qemu};
 
 /// How often every guest is looked at.
 const INTERVAL: Duration = Duration::from_secs(30);
@@ -104,9 +103,8 @@ impl Surveyor {
     async fn judge_processes(&mut self, domains: &[OwnDomain]) {
         let running: BTreeSet<GuestRun> = domains.iter().filter_map(|domain| domain.run).collect();
         let uuids: Vec<Uuid> = running.iter().map(|run| run.uuid).collect();
-        let directory = self.context.proc_dir.clone();
         // A look that fails tells its worker so.
-        let Ok(Ok(found)) = spawn_blocking(move || find_qemu(&directory, &uuids)).await else { return };
+        let Ok(found) = look_for_qemu(&self.context.proc_dir, uuids, proc::DEADLINE).await else { return };
         let shown = found.into_iter().map(|process| process.uuid).collect();
         let verdict = judge_processes(&running, &shown, &self.unseen);
         self.unseen = verdict.unseen;

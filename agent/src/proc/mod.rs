@@ -7,12 +7,21 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::errno::Errno;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
 use uuid::Uuid;
+
+use crate::blocking::blocking;
 
 /// Every process's ancestor, which a /proc that hides nothing shows.
 const INIT: u32 = 1;
+/// A look takes milliseconds.
+pub const DEADLINE: Duration = Duration::from_secs(20);
+/// Threads that look at a time, and so may wait for a process that hangs.
+const MOST_LOOKS: usize = 8;
 /// `.`, `..`, and the thread.
 const LINKS_OF_ONE_THREAD: u64 = 3;
 
@@ -39,6 +48,14 @@ pub enum ProcError {
         #[source]
         source: io::Error,
     },
+    /// It does not answer.
+    #[error("{} did not show all processes within {} s: one of them hangs in the kernel, and comes after the last one that `ps ax` shows there", path.display(), deadline.as_secs_f32())]
+    Silent {
+        /// The directory.
+        path: PathBuf,
+        /// How long was waited.
+        deadline: Duration,
+    },
     /// Process 1 is not there: it is no /proc, or one that hides others' processes.
     #[error(
         "{} does not show process 1: give the host's /proc with --proc-dir, mounted without hidepid, or run the agent as root",
@@ -57,6 +74,29 @@ pub enum ProcError {
 /// ends meanwhile is none.
 pub fn find_qemu(proc_dir: &Path, uuids: &[Uuid]) -> Result<Vec<QemuProcess>, ProcError> {
     find(proc_dir, |process| uuids.contains(&process.uuid))
+}
+
+/// As [`find_qemu`], where others do not have to wait too. What a process that hangs holds of itself, its command line's reader waits for, as `ps` does.
+///
+/// # Errors
+/// As [`find_qemu`], and if there is no answer in time.
+pub async fn look_for_qemu(
+    proc_dir: &Path,
+    uuids: Vec<Uuid>,
+    deadline: Duration,
+) -> Result<Vec<QemuProcess>, ProcError> {
+    static LOOKS: Semaphore = Semaphore::const_new(MOST_LOOKS);
+    let path = proc_dir.to_owned();
+    let look = async {
+        let permit = LOOKS.acquire().await;
+        let look = move || {
+            let _until_it_answers = permit;
+            find_qemu(&path, &uuids)
+        };
+        blocking(look).await
+    };
+    let silent = |_| ProcError::Silent { path: proc_dir.to_owned(), deadline };
+    timeout(deadline, look).await.map_err(silent)?
 }
 
 /// All QEMU processes that have a guest. Blocking, as [`find_qemu`].
@@ -156,6 +196,7 @@ fn guest_name(value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hostfs::silent_mount::SilentMount;
 
     const UUID: &str = "5d2f1c7e-0000-4000-8000-000000000001";
 
@@ -208,6 +249,16 @@ mod tests {
         process(&threads, "42", &["/usr/bin/qemu-system-x86_64", "-name", "guest=ns_vm", "-uuid", UUID]);
         let expected = QemuProcess { pid: 41, uuid, domain: "ns_vm".to_owned() };
         assert_eq!(find_qemu(directory.path(), &[uuid]).unwrap(), [expected]);
+    }
+
+    #[tokio::test]
+    async fn a_process_that_does_not_answer_is_an_error_and_no_all_clear() {
+        let directory = proc_dir();
+        let hanging = directory.path().join("41");
+        fs::create_dir(&hanging).unwrap();
+        let Some(_silent) = SilentMount::at(&hanging) else { return };
+        let error = look_for_qemu(directory.path(), vec![Uuid::nil()], Duration::from_millis(300)).await.unwrap_err();
+        assert!(matches!(error, ProcError::Silent { .. }), "{error}");
     }
 
     #[test]
