@@ -7,7 +7,7 @@ use api::chain;
 use jiff::Timestamp;
 use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
-use plan::node::{next_lifetime, renewal_time};
+use plan::node::{next_lifetime, renewal_pause, renewal_time};
 use telemetry::ApiCalls;
 use tracing::{info, warn};
 
@@ -56,9 +56,10 @@ impl Renewer {
         loop {
             let certificate = &self.identity.certificate;
             let due = renewal_time(&certificate.node, certificate.not_before, certificate.not_after, self.renew_before);
-            let wait = Duration::try_from(due.duration_since(Timestamp::now())).unwrap_or_default();
             info!(node = certificate.node, until = %certificate.not_after, renewal = %due, "client certificate");
-            tokio::time::sleep(wait).await;
+            while let Some(pause) = renewal_pause(due, Timestamp::now()) {
+                tokio::time::sleep(pause).await;
+            }
             while let Err(error) = self.renew().await {
                 warn!(
                     error = chain(&error),

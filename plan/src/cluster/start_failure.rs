@@ -42,11 +42,13 @@ pub(super) fn next(ovm: &OfflineVirtualMachine, vm: Option<&VirtualMachine>, now
     })
 }
 
-/// How long to wait before the next VM is created. Never longer than the delay itself, should the clock have gone back.
+/// How long to wait before the next VM is created. Never longer than the delay itself, should the clock have gone back: where it went back so far that looking
+/// again would find the same, the wait is over.
 pub(super) fn retry_in(ovm: &OfflineVirtualMachine, now: Timestamp) -> Option<Duration> {
     let failure = current(ovm)?;
     let left = Duration::try_from(failure.retry_after_timestamp.as_ref()?.0.duration_since(now)).ok()?;
-    Some(left.min(delay(failure.consecutive_fail_count))).filter(|left| !left.is_zero())
+    let delay = delay(failure.consecutive_fail_count);
+    Some(left).filter(|left| !left.is_zero() && *left <= delay * 2).map(|left| left.min(delay))
 }
 
 /// While a series of failures stands: how long until the running guest ends it.

@@ -49,10 +49,11 @@ impl Resumes {
         Self { count: count.saturating_add(1), at: now }
     }
 
-    /// How long the next attempt must still wait.
+    /// How long the next attempt must still wait. None: it may be made. So it may after one from the future: the clock was set back since.
     fn wait_left(self, now: Timestamp) -> Option<Duration> {
         let pause = FIRST_PAUSE.saturating_mul(1 << self.count.saturating_sub(1).min(16)).min(LONGEST_PAUSE);
-        pause.checked_sub(elapsed(self.at, now)).filter(|left| !left.is_zero())
+        let waited = Duration::try_from(now.duration_since(self.at)).ok()?;
+        pause.checked_sub(waited).filter(|left| !left.is_zero())
     }
 }
 

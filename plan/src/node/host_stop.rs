@@ -36,11 +36,13 @@ pub enum HostStopStep {
 /// Decides what to do for a guest that still runs. `longest`: what the host waits at most, whatever the guest's own grace period is.
 pub fn plan_host_stop(now: Timestamp, longest: Duration, guest: &RunningGuest) -> Vec<HostStopStep> {
     let grace = SignedDuration::try_from(guest.grace.min(longest)).unwrap_or(SignedDuration::MAX);
-    let deadline = guest.deadline.unwrap_or_else(|| now.saturating_add(grace).unwrap_or(Timestamp::MAX));
-    let record = (!guest.recorded).then_some(HostStopStep::SetDeadline(deadline));
-    let is_due = guest
-        .told
-        .is_none_or(|told| Duration::try_from(now.duration_since(told)).is_ok_and(|since| since >= SIGNAL_INTERVAL));
+    let latest = now.saturating_add(grace).unwrap_or(Timestamp::MAX);
+    // One beyond that is of a clock that was set back since, as is a word to the guest from the future.
+    let begun = guest.deadline.filter(|deadline| *deadline <= latest);
+    let deadline = begun.unwrap_or(latest);
+    let record = (!guest.recorded || begun.is_none()).then_some(HostStopStep::SetDeadline(deadline));
+    let since = |told| Duration::try_from(now.duration_since(told)).unwrap_or(SIGNAL_INTERVAL);
+    let is_due = guest.told.is_none_or(|told| since(told) >= SIGNAL_INTERVAL);
     let act = match () {
         () if deadline <= now => Some(HostStopStep::Destroy),
         () if is_due => Some(HostStopStep::Shutdown),
@@ -86,6 +88,12 @@ mod tests {
     fn a_guest_without_grace_period_is_ended_at_once() {
         let steps = plan_host_stop(at(0), LONGEST, &guest(0));
         assert_eq!(steps, [HostStopStep::SetDeadline(at(0)), HostStopStep::Destroy]);
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_gives_no_guest_more_time() {
+        let steps = plan_host_stop(at(100), LONGEST, &told(30, 3700, 3670));
+        assert_eq!(steps, [HostStopStep::SetDeadline(at(130)), HostStopStep::Shutdown]);
     }
 
     #[test]

@@ -45,5 +45,5 @@ pub use observed::{
 };
 pub use orphans::{OrphanFacts, OrphanVerdict, plan_orphans};
 pub use processes::{GuestRun, ProcVerdict, judge_processes};
-pub use renewal::{next_lifetime, renewal_time};
+pub use renewal::{next_lifetime, renewal_pause, renewal_time};
 pub use step::{EventType, FinalState, GuestEvent, Look, NodePlan, Report, StatusWrite, Step};

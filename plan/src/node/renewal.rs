@@ -14,6 +14,8 @@ const BACKDATED: SignedDuration = SignedDuration::from_mins(5);
 const LEAST_PAUSE: SignedDuration = SignedDuration::from_secs(10);
 /// Those with a shorter life end as if they were not dated back.
 const SHORT: SignedDuration = SignedDuration::from_hours(8);
+/// How often the clock is looked at.
+const CLOCK_LOOK: Duration = Duration::from_mins(10);
 /// Kubernetes signs for no less.
 const LEAST: Duration = Duration::from_mins(10);
 
@@ -29,6 +31,13 @@ pub fn renewal_time(node: &str, not_before: Timestamp, not_after: Timestamp, bef
     };
     // One that is due when it is made would be followed by the next without end.
     not_before.checked_add(after.max(BACKDATED + LEAST_PAUSE)).unwrap_or(not_after)
+}
+
+/// How long to sleep until a renewal is due, or until the clock is looked at again: that of a host that has just booted may be years off, until somebody sets
+/// it. None: it is due.
+pub fn renewal_pause(due: Timestamp, now: Timestamp) -> Option<Duration> {
+    let left = Duration::try_from(due.duration_since(now)).ok()?;
+    Some(left.min(CLOCK_LOOK)).filter(|pause| !pause.is_zero())
 }
 
 /// The life that is asked for a successor: that of the one in force.
@@ -53,6 +62,14 @@ mod tests {
         assert!(times.iter().all(|time| (1700..=1900).contains(time)), "{times:?}");
         assert!(times.iter().any(|other| *other != time("n1")), "{times:?}");
         assert_eq!(times.first(), Some(&time("n1")), "the same time at each call");
+    }
+
+    #[test]
+    fn a_clock_that_is_set_forward_makes_no_renewal_late() {
+        assert_eq!(renewal_pause(at(2000), at(1900)), Some(Duration::from_secs(100)));
+        assert_eq!((renewal_pause(at(2000), at(2000)), renewal_pause(at(2000), at(3000))), (None, None));
+        // The host's battery is dead, and nobody has told it the time yet.
+        assert_eq!(renewal_pause(at(1_795_000_000), at(946_684_800)), Some(CLOCK_LOOK));
     }
 
     #[test]

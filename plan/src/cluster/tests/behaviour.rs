@@ -162,12 +162,14 @@ fn a_crash_loop_waits_and_then_creates() {
     let plan = plan(now(), &waiting);
     assert_eq!((plan.next, plan.requeue), (Next::Rest, Some(Duration::from_secs(15))));
     assert!(matches!(step(&world(Some(failing(2, OLD_UID, 0)), None)), Step::CreateVm(_)));
-    let clock_went_back = settled(world(Some(failing(2, OLD_UID, 86_400)), None));
+    let clock_went_back = settled(world(Some(failing(2, OLD_UID, 30)), None));
     assert_eq!(
         super::plan(now(), &clock_went_back).requeue,
         Some(Duration::from_secs(20)),
         "never longer than the delay"
     );
+    let went_far_back = world(Some(failing(2, OLD_UID, 86_400)), None);
+    assert!(matches!(step(&went_far_back), Step::CreateVm(_)), "it would be the same at each look of a day");
 }
 
 #[test]

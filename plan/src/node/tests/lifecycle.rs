@@ -162,6 +162,8 @@ fn a_guest_on_a_full_disk_says_so_and_goes_on_when_there_is_room() {
     assert_eq!(names(&world.plan()), [""; 0]);
     world.observed.resumes = Some(Resumes::after(None, at(-6)));
     assert_eq!(names(&world.plan()), ["Resume"]);
+    world.observed.resumes = Some(Resumes::after(None, at(3600)));
+    assert_eq!(names(&world.plan()), ["Resume"], "the clock was set back by an hour: the guest does not wait for it");
 }
 
 #[test]
