@@ -1,6 +1,6 @@
 //! `OVM.status` as it follows from what was observed. Never from what was asked for.
 
-use api::v1alpha1::{Condition, OfflineVirtualMachine, OfflineVirtualMachineStatus, Phase, VirtualMachine};
+use api::v1alpha1::{Condition, OfflineVirtualMachine, OfflineVirtualMachineStatus, Phase, StartFailure, VirtualMachine};
 
 use super::Operation;
 use super::draft::Draft;
@@ -18,6 +18,8 @@ const FAILURE: &str = "Failure";
 const RESTART_REQUIRED: &str = "RestartRequired";
 /// Condition of a VM that its agent cannot bring about.
 const SYNCHRONIZED: &str = "Synchronized";
+/// Reason of a VM whose image is on its way: the message changes all the time, and is not repeated.
+const PULLING: &str = "Pulling";
 
 impl Draft<'_> {
     /// The status of an OVM, with placement as it is.
@@ -36,21 +38,25 @@ impl Draft<'_> {
         self.set_failure(&mut status.conditions, ovm, vm);
         self.set_restart_required(&mut status.conditions, ovm, ours);
         let word = self.printable_status(ovm, ours, &status);
-        let stands_still = ours.is_some_and(|vm| not_ready(vm).is_some());
-        self.set_ready(&mut status, &word, stands_still);
+        self.set_ready(&mut status, &word, ours);
         status.printable_status = Some(word);
         status
     }
 
-    /// `ready` once more, for `kubectl wait --for=condition=Ready`; unknown while nobody hears of the guest.
-    fn set_ready(&self, status: &mut OfflineVirtualMachineStatus, word: &str, stands_still: bool) {
+    /// `ready` once more, for `kubectl wait --for=condition=Ready`; unknown while nobody hears of the guest. Its message says why the
+    /// guest does not run, so that nobody has to look elsewhere.
+    fn set_ready(&self, status: &mut OfflineVirtualMachineStatus, word: &str, vm: Option<&VirtualMachine>) {
         let (value, message) = match status.ready {
-            true if stands_still => ("False", "the guest stands still; its VirtualMachine's condition Ready says why"),
-            true if word == NODE_LOST => ("Unknown", "the agent of its node is silent; the guest may still run there"),
-            true => ("True", "the guest runs"),
-            false => ("False", "the guest does not run"),
+            true if word == NODE_LOST => {
+                ("Unknown", "the agent of its node is silent; the guest may still run there".to_owned())
+            }
+            true => match vm.and_then(not_ready) {
+                Some(why) => ("False", why.message.clone().unwrap_or_else(|| "the guest stands still".to_owned())),
+                None => ("True", "the guest runs".to_owned()),
+            },
+            false => ("False", why_not(status, word, vm)),
         };
-        set_condition(&mut status.conditions, self.now.wall, READY, value, word, message);
+        set_condition(&mut status.conditions, self.now.wall, READY, value, word, &message);
     }
 
     fn set_failure(&self, conditions: &mut Vec<Condition>, ovm: &OfflineVirtualMachine, vm: Option<&VirtualMachine>) {
@@ -121,7 +127,6 @@ impl Draft<'_> {
         let Some(vm) = vm else {
             return if ovm.spec.running { starting() } else { "Stopped".to_owned() };
         };
-        let conditions = vm.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
         if is_deleting(&vm.metadata) || !ovm.spec.running {
             return if bound_node(vm).is_some_and(|node| self.is_lost(node)) { NODE_LOST } else { "Stopping" }
                 .to_owned();
@@ -130,19 +135,49 @@ impl Draft<'_> {
             Phase::Succeeded | Phase::Failed => starting(),
             _ if bound_node(vm).is_some_and(|node| self.is_lost(node)) => NODE_LOST.to_owned(),
             // Paused, panicked, on a full disk.
-            Phase::Running => not_ready(vm).unwrap_or("Running").to_owned(),
+            Phase::Running => {
+                not_ready(vm).and_then(|ready| ready.reason.clone()).unwrap_or_else(|| "Running".to_owned())
+            }
             Phase::Unset | Phase::Pending | Phase::Scheduling | Phase::Scheduled | Phase::Unknown => {
-                let blocked = [SCHEDULED, SYNCHRONIZED].into_iter().find_map(|type_| condition(conditions, type_));
-                let reason =
-                    blocked.filter(|blocked| blocked.status == "False").and_then(|blocked| blocked.reason.clone());
-                reason.unwrap_or_else(|| "Starting".to_owned())
+                blocked(vm).and_then(|blocked| blocked.reason.clone()).unwrap_or_else(|| "Starting".to_owned())
             }
         }
     }
 }
 
 /// Why a guest that is up does not run, as its agent says.
-fn not_ready(vm: &VirtualMachine) -> Option<&str> {
+fn not_ready(vm: &VirtualMachine) -> Option<&Condition> {
     let ready = condition(&vm.status.as_ref()?.conditions, READY)?;
-    ready.reason.as_deref().filter(|_| ready.status == "False")
+    (ready.status == "False" && ready.reason.is_some()).then_some(ready)
+}
+
+/// What keeps a guest from its start, as controller or agent say.
+fn blocked(vm: &VirtualMachine) -> Option<&Condition> {
+    let conditions = &vm.status.as_ref()?.conditions;
+    let blocked = [SCHEDULED, SYNCHRONIZED].into_iter().find_map(|type_| condition(conditions, type_))?;
+    (blocked.status == "False").then_some(blocked)
+}
+
+/// Why the guest does not run, in a sentence. `word` is its `printableStatus`.
+fn why_not(status: &OfflineVirtualMachineStatus, word: &str, vm: Option<&VirtualMachine>) -> String {
+    let says_word = |condition: &&Condition| condition.reason.as_deref() == Some(word);
+    let said = vm.and_then(blocked).or_else(|| condition(&status.conditions, FAILURE)).filter(says_word);
+    let fixed = match (word, &status.start_failure) {
+        (PULLING, _) => "its image is on its way; its VirtualMachine's condition Synchronized says how far",
+        ("Stopped", _) => "spec.running is false",
+        ("Stopping" | "Terminating", _) => "the guest is being stopped",
+        (NODE_LOST, _) => "the agent of its node is silent",
+        ("CrashLoopBackOff", Some(failure)) => return crash_loop(failure),
+        _ => match said.and_then(|said| said.message.clone()) {
+            Some(message) => return message,
+            None => "the guest is being started",
+        },
+    };
+    fixed.to_owned()
+}
+
+fn crash_loop(failure: &StartFailure) -> String {
+    let count = failure.consecutive_fail_count;
+    let retry = failure.retry_after_timestamp.as_ref().map(|time| format!(", and is started again after {}", time.0));
+    format!("the guest did not stay up for 10 s, {count} times in a row{}", retry.unwrap_or_default())
 }

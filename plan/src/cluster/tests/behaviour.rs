@@ -90,6 +90,38 @@ fn printable_status_says_what_the_machine_does() {
 }
 
 #[test]
+fn condition_ready_says_why_the_guest_does_not_run() {
+    let on = placed(ovm(true), VM_UID, "a", false);
+    let with = |phase, type_: &str, reason: &str, message: &str| {
+        let mut vm = bound(vm(&on), "a", phase);
+        vm.status.as_mut().unwrap().conditions.push(Condition {
+            type_: type_.to_owned(),
+            status: "False".to_owned(),
+            reason: Some(reason.to_owned()),
+            message: Some(message.to_owned()),
+            ..Condition::default()
+        });
+        world(Some(on.clone()), Some(vm))
+    };
+    let scheduled = Phase::Scheduled;
+    let cases = [
+        (world(Some(ovm(false)), None), "spec.running is false"),
+        (world(Some(on.clone()), Some(bound(vm(&on), "a", scheduled))), "the guest is being started"),
+        (with(scheduled, "Synchronized", "ErrImageNotFound", "image x: there is none"), "image x: there is none"),
+        (with(scheduled, "Synchronized", "Pulling", "layer 1, 25%"), "its image is on its way"),
+        (with(Phase::Running, "Ready", "DiskFull", "disk root: no space"), "disk root: no space"),
+        (world(Some(failing(2, OLD_UID, 15)), None), "the guest did not stay up for 10 s, 2 times in a row, and is"),
+        (world(Some(on.clone()), Some(deleting(bound(vm(&on), "a", scheduled)))), "the guest is being stopped"),
+    ];
+    for (observed, expected) in cases {
+        let status = settled_status(observed);
+        let ready = condition(&status.conditions, "Ready").unwrap();
+        assert_eq!(ready.status, "False", "{ready:?}");
+        assert!(ready.message.as_deref().unwrap().starts_with(expected), "{expected}: {ready:?}");
+    }
+}
+
+#[test]
 fn created_and_ready_follow_the_vm() {
     let on = placed(ovm(true), VM_UID, "a", false);
     let running = settled_status(world(Some(on.clone()), Some(bound(vm(&on), "a", Phase::Running))));
