@@ -4,6 +4,7 @@
 //! libvirt or QEMU would refuse from being stored. Checking a spec yields its [`ValidatedSpec`], so nothing is checked twice.
 
 mod domain;
+mod placement;
 mod storage;
 
 use serde_json::Value;
@@ -100,7 +101,15 @@ pub fn validate_virtual_machine(new: &VirtualMachine, old: Option<&VirtualMachin
             }];
         }
     }
-    validate_vm_spec(&new.spec, "spec").err().unwrap_or_default()
+    let mut causes = validate_vm_spec(&new.spec, "spec").err().unwrap_or_default();
+    // One that is made from a template is not asked anew: its template was, unless it is older than these rules, and starts as before.
+    let owners = new.metadata.owner_references.iter().flatten();
+    if !owners.into_iter().any(|owner| owner.controller == Some(true)) {
+        let mut faults = Faults::default();
+        placement::spec(&new.spec, "spec", &mut faults);
+        causes.append(&mut faults.0);
+    }
+    causes
 }
 
 /// Checks an OfflineVirtualMachine as it would be stored. `old` is the stored one, on an update.
@@ -108,10 +117,20 @@ pub fn validate_offline_virtual_machine(
     new: &OfflineVirtualMachine,
     old: Option<&OfflineVirtualMachine>,
 ) -> Vec<Cause> {
-    if old.is_some_and(|old| old.spec.template.spec == new.spec.template.spec) {
-        return Vec::new();
+    let mut causes = Vec::new();
+    let mut faults = Faults::default();
+    let (was, is) = (old.map(|old| &old.spec.template), &new.spec.template);
+    if was.is_none_or(|was| was.spec != is.spec) {
+        causes = validate_vm_spec(&is.spec, "spec.template.spec").err().unwrap_or_default();
+        placement::spec(&is.spec, "spec.template.spec", &mut faults);
     }
-    validate_vm_spec(&new.spec.template.spec, "spec.template.spec").err().unwrap_or_default()
+    if let Some(metadata) = &is.metadata
+        && was.is_none_or(|was| was.metadata != is.metadata)
+    {
+        placement::template(metadata, "spec.template.metadata", &mut faults);
+    }
+    causes.append(&mut faults.0);
+    causes
 }
 
 /// Checks an object of either kind as the API server has it: already pruned, defaulted and valid by its schema. Other kinds pass.

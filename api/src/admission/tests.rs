@@ -292,3 +292,122 @@ fn user_data_is_in_no_debug_output() {
     let spec = check(with("/volumes/1/cloudInitNoCloud", json!({"userData": "canary"}))).unwrap();
     assert!(!format!("{spec:?}").contains("canary"));
 }
+
+/// Fields of the faults of an OfflineVirtualMachine with that in its template.
+fn faults_of_template(pointer: &str, value: Value) -> Vec<(String, String)> {
+    let mut template = json!({"metadata": {"labels": {"app": "web"}}, "spec": example()});
+    let (parent, key) = pointer.rsplit_once('/').unwrap();
+    template.pointer_mut(parent).unwrap()[key] = value;
+    let ovm = json!({"metadata": {"name": "x"}, "spec": {"running": false, "template": template}});
+    validate("OfflineVirtualMachine", &ovm, None).into_iter().map(|cause| (cause.field, cause.message)).collect()
+}
+
+#[test]
+fn words_that_decide_the_node_are_those_of_pods() {
+    let required = |expression: Value| {
+        json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution":
+            {"nodeSelectorTerms": [{"matchExpressions": [expression]}]}}})
+    };
+    let fields = |field: Value| {
+        json!({"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution":
+            [{"weight": 1, "preference": {"matchFields": [field]}}]}})
+    };
+    let good = [
+        ("/spec/nodeSelector", json!({"example.com/zone": "a", "disk": ""})),
+        ("/spec/tolerations", json!([{"operator": "Exists"}, {"key": "a", "value": "b", "effect": "NoSchedule"}])),
+        (
+            "/spec/tolerations",
+            json!([{"key": "a", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 5}]),
+        ),
+        ("/spec/affinity", required(json!({"key": "a", "operator": "Gt", "values": ["7"]}))),
+        ("/spec/affinity", required(json!({"key": "a", "operator": "Exists"}))),
+        ("/spec/affinity", fields(json!({"key": "metadata.name", "operator": "In", "values": ["n1"]}))),
+        ("/spec/domain/resources", json!({"requests": {"memory": "64M", "cpu": 1, "example.com/fpga": 1}})),
+        ("/metadata/labels", json!({"kubevirt.io/ovm": "ovm-cirros"})),
+    ];
+    for (pointer, value) in good {
+        assert_eq!(faults_of_template(pointer, value.clone()), [], "{value}");
+    }
+    let terms =
+        "spec.template.spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms";
+    let preferred = "spec.template.spec.affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution[0]";
+    let tolerations = "spec.template.spec.tolerations[0]";
+    let bad = [
+        ("/spec/nodeSelector", json!({"a b": "c"}), "spec.template.spec.nodeSelector".to_owned(), "'a b'"),
+        ("/spec/nodeSelector", json!({"a": "b c"}), "spec.template.spec.nodeSelector".to_owned(), "'b c'"),
+        (
+            "/spec/tolerations",
+            json!([{"key": "a", "operator": "Equals"}]),
+            format!("{tolerations}.operator"),
+            "Equal, Exists",
+        ),
+        ("/spec/tolerations", json!([{"value": "a"}]), format!("{tolerations}.operator"), "must be Exists"),
+        (
+            "/spec/tolerations",
+            json!([{"key": "a", "effect": "NoScheduling"}]),
+            format!("{tolerations}.effect"),
+            "PreferNoSchedule",
+        ),
+        (
+            "/spec/tolerations",
+            json!([{"key": "a", "tolerationSeconds": 5}]),
+            format!("{tolerations}.effect"),
+            "NoExecute",
+        ),
+        (
+            "/spec/tolerations",
+            json!([{"key": "a", "operator": "Exists", "value": "b"}]),
+            format!("{tolerations}.value"),
+            "must be empty",
+        ),
+        (
+            "/spec/affinity",
+            required(json!({"key": "a", "operator": "in", "values": ["b"]})),
+            format!("{terms}[0].matchExpressions[0].operator"),
+            "'in'",
+        ),
+        (
+            "/spec/affinity",
+            required(json!({"key": "a", "operator": "In"})),
+            format!("{terms}[0].matchExpressions[0].values"),
+            "at least one",
+        ),
+        (
+            "/spec/affinity",
+            required(json!({"key": "a", "operator": "Lt", "values": ["x"]})),
+            format!("{terms}[0].matchExpressions[0].values"),
+            "one integer",
+        ),
+        (
+            "/spec/affinity",
+            fields(json!({"key": "spec.x", "operator": "In", "values": ["b"]})),
+            format!("{preferred}.preference.matchFields[0].key"),
+            "metadata.name",
+        ),
+        (
+            "/spec/domain/resources",
+            json!({"requests": {"memroy": "1Gi"}}),
+            "spec.template.spec.domain.resources.requests".to_owned(),
+            "'memroy'",
+        ),
+        ("/metadata/labels", json!({"a b": "c"}), "spec.template.metadata.labels".to_owned(), "'a b'"),
+        ("/metadata/annotations", json!({"": "c"}), "spec.template.metadata.annotations".to_owned(), "''"),
+    ];
+    for (pointer, value, field, words) in bad {
+        let faults = faults_of_template(pointer, value.clone());
+        assert!(matches!(&*faults, [(at, message)] if *at == field && message.contains(words)), "{value}: {faults:#?}");
+    }
+}
+
+#[test]
+fn what_was_stored_before_the_rules_over_placement_stays_usable() {
+    let mut spec = example();
+    spec["tolerations"] = json!([{"key": "a", "operator": "Equals"}]);
+    assert!(check(spec.clone()).is_ok(), "the agent reads it");
+    let ovm = |running: bool| json!({"metadata": {"name": "x"}, "spec": {"running": running, "template": {"metadata": {"labels": {"a b": "c"}}, "spec": spec}}});
+    assert_eq!(validate("OfflineVirtualMachine", &ovm(true), Some(&ovm(false))), []);
+    let mut vm = json!({"metadata": {"name": "x"}, "spec": spec});
+    assert_eq!(validate("VirtualMachine", &vm, None).len(), 1);
+    vm["metadata"]["ownerReferences"] = json!([{"apiVersion": "kubevirt.io/v1alpha1", "kind": "OfflineVirtualMachine", "name": "x", "uid": "1", "controller": true}]);
+    assert_eq!(validate("VirtualMachine", &vm, None), []);
+}

@@ -20,6 +20,7 @@ use super::{AbiStatus, Condition, VirtualMachineSpec};
     singular = "offlinevirtualmachine",
     shortname = "ovm",
     shortname = "ovms",
+    category = "all",
     namespaced,
     status = "OfflineVirtualMachineStatus",
     derive = "PartialEq",

@@ -20,6 +20,7 @@ use super::{AbiStatus, DomainSpec, Volume};
     singular = "virtualmachine",
     shortname = "vm",
     shortname = "vms",
+    category = "all",
     namespaced,
     status = "VirtualMachineStatus",
     derive = "PartialEq",
