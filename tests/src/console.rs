@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::client::Client;
 use crate::wait::wait_for;
@@ -40,7 +40,7 @@ impl Console {
         let mut child = virtctl
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(Stdio::piped())
             .spawn()
             .context("run virtctl console")?;
         let input = child.stdin.take().context("virtctl has no input")?;
@@ -76,6 +76,18 @@ impl Console {
         let (before, read) = found?;
         self.read = read;
         Ok(before)
+    }
+
+    /// What virtctl itself said, once it has ended of its own accord.
+    ///
+    /// # Errors
+    /// When it does not end in time, or not with success.
+    pub fn told_at_the_end(mut self, deadline: Duration) -> Result<String> {
+        let status = wait_for("virtctl console ends", deadline, || self.child.try_wait()?.context("it runs"))?;
+        let mut told = String::new();
+        self.child.stderr.take().context("virtctl says nothing")?.read_to_string(&mut told)?;
+        ensure!(status.success(), "virtctl console: {status}: {told}");
+        Ok(told)
     }
 
     /// Types into the console.

@@ -105,10 +105,15 @@ fn a_console_shows_the_guest_from_its_first_words_and_takes_input(stack: &mut St
     stack.import_sector("serial", &SERIAL)?;
     stack.client.create(&offline_machine(NAMESPACE, "talks", "serial", false))?;
     let refused = stack.client.virtctl_fails(&["console", "talks", "--timeout", "0"])?;
-    ensure!(refused.contains("talks"), "a console without a guest says {refused}");
+    ensure!(refused.contains("virtctl start talks"), "a console without a guest says {refused}");
     stack.client.virtctl(&["start", "talks"])?;
+    let mut first = stack.console(NAMESPACE, "talks")?;
+    first.wait_for_echo("one", DEADLINE)?;
+    // The newer console is the guest's; the older one is told.
     let mut console = stack.console(NAMESPACE, "talks")?;
     console.wait_for_echo("one two", DEADLINE)?;
+    let told = first.told_at_the_end(DEADLINE)?;
+    ensure!(told.contains("another client opened its console"), "the older console is told {told}");
     // The console may have missed the guest's first words. It shows them again after a reset.
     console.send("%")?;
     console.expect(SERIAL_BANNER.trim_end(), DEADLINE)?;

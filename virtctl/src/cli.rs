@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand};
 
 /// Drives the life of virtual machines.
 #[derive(Debug, Parser)]
-#[command(name = "virtctl", version, about = "Drives the life of virtual machines", disable_help_subcommand = true)]
+#[command(name = "virtctl", version, about = "Drives the life of virtual machines")]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) connection: ConnectionFlags,

@@ -66,9 +66,13 @@ pub(crate) async fn connect_when_running(
             Err(Error::Refused { status, reason }) => (status, reason),
             result => return result,
         };
-        if Instant::now() >= deadline || !is_starting(connection, name, &refused).await {
+        let ovm = if refused.0 == StatusCode::NOT_FOUND { owner(connection, name).await } else { None };
+        if Instant::now() >= deadline || !is_starting(ovm.as_ref(), &refused) {
             let (status, reason) = refused;
-            return Err(Error::Refused { status, reason });
+            return Err(match ovm {
+                Some(ovm) if !ovm.spec.running => Error::Stopped(name.to_owned()),
+                _ => Error::Refused { status, reason },
+            });
         }
         if !told {
             eprintln!("Waiting for VirtualMachine '{name}' to run ...");
@@ -78,14 +82,17 @@ pub(crate) async fn connect_when_running(
     }
 }
 
+/// The OfflineVirtualMachine of a name, if it can be had.
+async fn owner(connection: &Connection, name: &str) -> Option<OfflineVirtualMachine> {
+    let ovms: Api<OfflineVirtualMachine> = Api::namespaced(connection.client.clone(), &connection.namespace);
+    ovms.get_opt(name).await.ok().flatten()
+}
+
 /// Whether a refusal is only for now: the guest is on its way, or its OfflineVirtualMachine is about to create it.
-async fn is_starting(connection: &Connection, name: &str, (status, reason): &(StatusCode, String)) -> bool {
+fn is_starting(ovm: Option<&OfflineVirtualMachine>, (status, reason): &(StatusCode, String)) -> bool {
     match *status {
         StatusCode::BAD_REQUEST => STARTING_PHASES.iter().any(|phase| reason.contains(phase)),
-        StatusCode::NOT_FOUND => {
-            let ovms: Api<OfflineVirtualMachine> = Api::namespaced(connection.client.clone(), &connection.namespace);
-            ovms.get_opt(name).await.ok().flatten().is_some_and(|ovm| ovm.spec.running)
-        }
+        StatusCode::NOT_FOUND => ovm.is_some_and(|ovm| ovm.spec.running),
         _ => false,
     }
 }

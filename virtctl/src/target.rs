@@ -47,6 +47,12 @@ fn parse(words: &[String]) -> Result<(Option<Kind>, String), Error> {
     if name.is_empty() || name.contains('/') {
         return Err(Error::Usage(format!("'{}' names no virtual machine; give NAME, or TYPE NAME", words.join(" "))));
     }
+    // It becomes a part of a path, which a space breaks and a question mark ends.
+    if !name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.')) {
+        return Err(Error::Usage(format!(
+            "'{name}' is not the name of an object; give it as `kubectl get ovm` shows it"
+        )));
+    }
     Ok((kind.map(kind_of).transpose()?, name.to_owned()))
 }
 
@@ -84,7 +90,7 @@ mod tests {
     fn a_virtual_machine_is_refused_with_what_to_type() {
         let error = offline_virtual_machine("start", &words("vm x")).unwrap_err().to_string();
         assert!(error.ends_with("type: virtctl start x"), "{error}");
-        for form in ["pod x", "ovm/", "a/b/c", ""] {
+        for form in ["pod x", "ovm/", "a/b/c", "", "x?dryRun=All", "ovm x#y", "../x", "ovm/a%2Fb"] {
             assert!(offline_virtual_machine("start", &words(form)).is_err(), "{form}");
         }
     }

@@ -1,6 +1,8 @@
 //! `OVM.status` as it follows from what was observed. Never from what was asked for.
 
-use api::v1alpha1::{Condition, OfflineVirtualMachine, OfflineVirtualMachineStatus, Phase, StartFailure, VirtualMachine};
+use api::v1alpha1::{
+    Condition, OfflineVirtualMachine, OfflineVirtualMachineStatus, Phase, StartFailure, VirtualMachine,
+};
 
 use super::Operation;
 use super::draft::Draft;

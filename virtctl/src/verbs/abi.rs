@@ -37,16 +37,20 @@ pub(crate) async fn run(connection: &Connection, verb: &AbiVerb) -> Result<(), E
 async fn show(connection: &Connection, args: &TargetArgs) -> Result<(), Error> {
     let name = target::offline_virtual_machine("abi show", &args.words)?;
     let records = read(connection, &name).await?;
-    let newest = records.last().ok_or_else(|| Error::NoRecord(name.clone()))?;
-    print!("{}", describe(newest));
-    Ok(())
+    match records.last() {
+        Some(newest) => {
+            print!("{}", describe(newest));
+            Ok(())
+        }
+        None => Err(no_record(connection, name).await),
+    }
 }
 
 async fn diff(connection: &Connection, args: &TargetArgs) -> Result<(), Error> {
     let name = target::offline_virtual_machine("abi diff", &args.words)?;
     let records = read(connection, &name).await?;
     match records.as_slice() {
-        [] => Err(Error::NoRecord(name)),
+        [] => Err(no_record(connection, name).await),
         [only] => {
             println!("{} is the only record: nothing has changed since", only.name);
             Ok(())
@@ -107,6 +111,15 @@ async fn read(connection: &Connection, ovm: &str) -> Result<Vec<Record>, Error> 
         Ok(Record { name, number: object.revision, content })
     };
     objects.into_iter().map(read).collect()
+}
+
+/// Why there is no record: records may be there before their OfflineVirtualMachine is, so only now is it asked for.
+async fn no_record(connection: &Connection, name: String) -> Error {
+    let ovms: Api<OfflineVirtualMachine> = Api::namespaced(connection.client.clone(), &connection.namespace);
+    match ovms.get(&name).await {
+        Ok(_) => Error::NoRecord(name),
+        Err(error) => Error::FetchOvm(connection.explain(&error)),
+    }
 }
 
 /// The record for people.

@@ -30,10 +30,25 @@ pub(crate) async fn run(connection: &Connection, args: &ConsoleArgs) -> Result<(
     let is_terminal = std::io::stdin().is_terminal();
     let result = hold_terminal(is_terminal, copy(console, is_terminal)).await;
     eprintln!();
-    result?.map_err(|source| Error::Stream { name, source })
+    match result? {
+        Ok(End::Left) => Ok(()),
+        Ok(End::Closed) => {
+            eprintln!("The console was closed: '{name}' ended, or another client opened its console.");
+            Ok(())
+        }
+        Err(source) => Err(Error::Stream { name, source }),
+    }
 }
 
-async fn copy(console: GuestSocket, interactive: bool) -> std::io::Result<()> {
+/// Who ended a session.
+enum End {
+    /// The user, by the escape sequence.
+    Left,
+    /// The other side: the guest is gone, or its one console is somebody else's now.
+    Closed,
+}
+
+async fn copy(console: GuestSocket, interactive: bool) -> std::io::Result<End> {
     let (mut sink, mut frames) = console.split();
     let mut input = tokio::io::stdin();
     let mut output = tokio::io::stdout();
@@ -46,7 +61,7 @@ async fn copy(console: GuestSocket, interactive: bool) -> std::io::Result<()> {
                     output.write_all(&bytes).await?;
                     output.flush().await?;
                 }
-                Some(Ok(Message::Close(_))) | None => return Ok(()),
+                Some(Ok(Message::Close(_))) | None => return Ok(End::Closed),
                 Some(Ok(_)) => {}
                 Some(Err(error)) => return Err(std::io::Error::other(error)),
             },
@@ -63,7 +78,7 @@ async fn copy(console: GuestSocket, interactive: bool) -> std::io::Result<()> {
                 if ended {
                     // The peer may be gone already; leaving is what was asked for.
                     let _ = sink.close().await;
-                    return Ok(());
+                    return Ok(End::Left);
                 }
             }
         }
