@@ -94,7 +94,8 @@ impl Aggregator {
     fn make_event(&self, notice: &Notice, now: Timestamp) -> Event {
         let object = notice.about.name.as_deref().unwrap_or("object");
         // Kubernetes' own form; a DNS subdomain holds at most 253 characters.
-        let name = format!("{}.{:x}{:02x}", object.get(..220).unwrap_or(object), now.as_nanosecond(), self.uses % 256);
+        let object = object.get(..220).unwrap_or(object).trim_end_matches(['.', '-']);
+        let name = format!("{object}.{:x}{:02x}", now.as_nanosecond(), self.uses % 256);
         Event {
             metadata: ObjectMeta {
                 name: Some(name),
@@ -216,6 +217,15 @@ mod tests {
         }
         assert!(aggregator.known.len() <= MEMORY);
         assert!(matches!(aggregator.plan(&notice("a", "old"), at(1)), EventWrite::Count { .. }));
+    }
+
+    #[test]
+    fn a_long_name_is_cut_where_a_word_of_it_ends() {
+        let mut long = notice("a", "m");
+        long.about.name = Some(format!("{}-.{}", "a".repeat(218), "b".repeat(33)));
+        let EventWrite::Create { event } = aggregator().plan(&long, at(1)) else { panic!("an event") };
+        let name = event.metadata.name.unwrap();
+        assert!(name.len() <= 253 && name.starts_with(&format!("{}.", "a".repeat(218))), "{name}");
     }
 
     #[test]

@@ -14,6 +14,9 @@ use super::{
 /// A start that libvirt is still making is looked at again after this time, should its event be lost.
 const STARTING_RECHECK: Duration = Duration::from_secs(2);
 
+/// The API takes no longer label; a Node's name may have 253 characters.
+const LONGEST_LABEL: usize = 63;
+
 /// A libvirt that did not answer is asked again after this time. An answer of `unknown` may have been one slow call, for which no event comes.
 const LIBVIRT_RETRY: Duration = Duration::from_secs(5);
 
@@ -122,7 +125,11 @@ impl<'a> Guest<'a> {
             return start::plan_foreign_start(self, domain, vm);
         }
         if domain.state == DomainState::Paused(PausedReason::StartingUp) {
+            // One past its deadline may hang with the guest's storage for hours.
+            let late = self.observed.trouble.as_ref().filter(|trouble| trouble.bringing_up);
+            let told = late.map(|trouble| status::sync_failed(self.now, vm, &trouble.reason, &trouble.message));
             return NodePlan {
+                steps: told.unwrap_or_default(),
                 requeue: Some(STARTING_RECHECK),
                 report: Report::new("Starting", "libvirt is starting it"),
                 ..NodePlan::default()
@@ -136,7 +143,8 @@ impl<'a> Guest<'a> {
         if vm.phase() != Phase::Running {
             steps.push(Step::Record(GuestEvent::normal(&vm.uid, "Started", "VM started.")));
         }
-        if vm.node_label.as_deref() != Some(&self.observed.node_name) {
+        let node = self.observed.node_name.as_str();
+        if vm.node_label.as_deref() != Some(node) && node.len() <= LONGEST_LABEL {
             steps.push(Step::SetNodeLabel { uid: vm.uid.clone() });
         }
         NodePlan { steps, report: Report::new("Running", ""), ..NodePlan::default() }

@@ -96,9 +96,33 @@ fn a_live_domain_is_running_and_its_readiness_says_how() {
 
 #[test]
 fn a_domain_that_libvirt_is_starting_is_not_running_yet() {
-    let plan = World::with_domain(Phase::Scheduled, DomainState::Paused(PausedReason::StartingUp)).plan();
+    let mut world = World::with_domain(Phase::Scheduled, DomainState::Paused(PausedReason::StartingUp));
+    let plan = world.plan();
     assert_eq!(names(&plan), [""; 0]);
     assert!(plan.requeue.is_some(), "its event may be lost");
+    world.observed.trouble = Some(crate::node::Trouble {
+        reason: "LibvirtDeadline".to_owned(),
+        message: "libvirt did not answer within 60 s".to_owned(),
+        at: at(-100),
+        failures: 1,
+        bringing_up: true,
+    });
+    let plan = world.plan();
+    let status = written(&plan).expect("a start that hangs is told");
+    assert_eq!(reason(&status, "Synchronized").as_deref(), Some("LibvirtDeadline"));
+    world.vm().status = status;
+    assert_eq!((names(&world.plan()), plan.requeue.is_some()), (Vec::new(), true), "once");
+}
+
+#[test]
+fn a_guest_is_labelled_with_its_node_where_that_fits() {
+    for (length, expected) in [(63, 1), (64, 0)] {
+        let mut world = World::running();
+        world.observed.node_name = "n".repeat(length);
+        world.vm().status.node_name = Some("n".repeat(length));
+        let labels = names(&world.plan()).iter().filter(|name| *name == "SetNodeLabel").count();
+        assert_eq!(labels, expected, "{length}");
+    }
 }
 
 #[test]
