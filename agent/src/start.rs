@@ -25,7 +25,7 @@ use crate::images::{Puller, StoreError};
 use crate::journal::{Journal, JournalError};
 use crate::libvirt::{ConnectError, Error, Libvirt, LibvirtOptions, give_back_start_pages};
 use crate::node::{
-    FormerNode, GuardBoard, Heartbeat, HostLock, HostStop, IdentityError, Inputs, LockError, NodeCapacity, NodeContext,
+    FormerNode, GuardBoard, Heartbeat, HostLock, HostStop, IdentityError, Inputs, LockError, NodeContext, NodeFacts,
     NodeIdentity, ProcBoard, Supervisor, Surveyor, VmCache, boot_id, keep_renewed, renew_node_lease, watch_vms,
 };
 use crate::objects::KubeObjects;
@@ -159,7 +159,7 @@ impl Agent {
             return Err(StartError::Renamed { was, is: options.node_name, domains: domains.join(", ") });
         }
         state.identity.keep_name(&options.data_dir)?;
-        let registers = if options.register_node { Some(capacity(&libvirt).await?) } else { None };
+        let registers = if options.register_node { Some(NodeFacts::read(&libvirt.host_facts().await?)) } else { None };
         let streams = match options.streams {
             Some(ref address) => Some(StreamServer::bind(address).await?),
             None => None,
@@ -226,12 +226,6 @@ async fn give_back_after_starts(context: Arc<NodeContext>) {
         give_back_start_pages();
         context.started.notified().await;
     }
-}
-
-/// What the host has for guests.
-async fn capacity(libvirt: &Libvirt) -> Result<NodeCapacity, Error> {
-    let host = libvirt.host_facts().await?;
-    Ok(NodeCapacity { memory_kib: host.memory_kib, cpus: host.cpus })
 }
 
 /// What all workers share, over the real libvirt, API and disks.

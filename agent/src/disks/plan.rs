@@ -72,7 +72,9 @@ pub enum VolumePlanError {
         source: ImageNameError,
     },
     /// The Secret is not there, or has no such key.
-    #[error("volume {volume}: secret {secret:?} with key userdata is not in the guest's namespace")]
+    #[error(
+        "volume {volume}: secret {secret:?} with key userdata is not in the guest's namespace; create it there: kubectl create secret generic {secret} --from-file=userdata=FILE"
+    )]
     SecretMissing {
         /// Name of the volume.
         volume: String,

@@ -170,7 +170,7 @@ async fn read_secret(secrets: &SecretsOfVm, name: &str) -> Result<PullSecrets, (
     let read = secrets.source.read_pull_secrets(&secrets.key, secrets.uid).await;
     let mut found = read.map_err(|error| (error.reason(), format!("pull secret {name:?}: {}", chain(&error))))?;
     let bytes = found.remove(name).ok_or_else(|| {
-        let message = format!("pull secret {name:?} with key .dockerconfigjson is not in the guest's namespace");
+        let message = format!("pull secret {name:?} with key .dockerconfigjson is not in the guest's namespace; create it there: kubectl create secret docker-registry {name}");
         ("SecretMissing", message)
     })?;
     PullSecrets::from_docker_config(&bytes).map_err(|error| ("PullSecretInvalid", format!("secret {name:?}: {error}")))

@@ -16,7 +16,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout};
 use tracing::{info, warn};
 
 use super::HostStop;
-use super::register::{self, NodeCapacity};
+use super::register::{self, NodeFacts};
 use crate::doctor::NodeConditions;
 use crate::libvirt::Libvirt;
 use crate::objects::{ApiError, within};
@@ -36,7 +36,7 @@ pub(crate) struct Heartbeat {
     pub(crate) node: String,
     pub(crate) libvirt: Libvirt,
     /// Set where the agent keeps the Node itself.
-    pub(crate) registers: Option<NodeCapacity>,
+    pub(crate) registers: Option<NodeFacts>,
     /// What the Node is told of the host beside that.
     pub(crate) conditions: NodeConditions,
     /// Whether the host is shutting down: then the node takes no more guests.
@@ -56,8 +56,8 @@ impl Heartbeat {
     /// # Errors
     /// If the API is away or refuses; [`Heartbeat::run`] goes on trying.
     pub(crate) async fn register(&self) -> Result<(), ApiError> {
-        match self.registers {
-            Some(capacity) => register::register(&self.client, &self.node, capacity, go_arch()).await,
+        match &self.registers {
+            Some(facts) => register::register(&self.client, &self.node, facts, go_arch()).await,
             None => Ok(()),
         }
     }
@@ -130,10 +130,10 @@ impl Heartbeat {
             "annotations": annotations,
         }}));
         within("label the node", nodes.patch_metadata(&self.node, &PatchParams::default(), &patch)).await?;
-        match self.registers {
-            Some(capacity) => {
+        match &self.registers {
+            Some(facts) => {
                 let checks = self.conditions.observe(&self.libvirt).await;
-                register::write_status(&self.client, &self.node, capacity, healthy, checks).await
+                register::write_status(&self.client, &self.node, facts, go_arch(), healthy, Some(checks)).await
             }
             None => Ok(()),
         }

@@ -23,7 +23,7 @@ pub(crate) use identity::boot_id;
 pub use identity::{FormerNode, IdentityError, NodeIdentity, default_node_name};
 pub use lock::{HostLock, LockError};
 pub(crate) use proc_board::ProcBoard;
-pub use register::NodeCapacity;
+pub use register::NodeFacts;
 pub(crate) use register::{NODE_LEASES, renew_node_lease};
 pub(crate) use supervisor::{Inputs, Supervisor};
 pub(crate) use survey::Surveyor;

@@ -66,11 +66,3 @@ pub(super) fn write_for_group(path: &Path, bytes: &[u8], group: u32) -> Result<(
     };
     finish().map_err(unusable(path))
 }
-
-/// As [`write_private`], unless the file has this text already.
-pub(super) fn write_private_if_changed(path: &Path, bytes: &[u8]) -> Result<(), StartError> {
-    match fs::read(path) {
-        Ok(present) if present == bytes => Ok(()),
-        _ => write_private(path, bytes),
-    }
-}

@@ -19,6 +19,13 @@ pub(super) fn reachable(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, address.port())
 }
 
+/// Whether a file leads to this server with these credentials, whatever `kubectl config` has made of the rest: a namespace, other contexts.
+pub(super) fn leads_here(text: &str, address: SocketAddr, authority_pem: &str, admin: &Leaf) -> bool {
+    let rendered = render(address, authority_pem, admin);
+    let says = |line: &str| text.lines().any(|present| present.trim() == line.trim());
+    rendered.lines().filter(|line| line.contains("server: ") || line.contains("-data: ")).all(says)
+}
+
 /// The file's text. It holds the administrator's key: whoever reads it may do everything.
 pub(super) fn render(address: SocketAddr, authority_pem: &str, admin: &Leaf) -> String {
     let encode = |pem: &str| base64::engine::general_purpose::STANDARD.encode(pem);

@@ -97,11 +97,14 @@ impl Identity {
         self.server.certificate_pem == other.server.certificate_pem
     }
 
-    /// Writes the administrator's kubeconfig (0600), where it is not there like this yet.
+    /// Writes the administrator's kubeconfig (0600), unless the one that is there leads here: it is the administrator's to edit.
     pub(crate) fn write_kubeconfig(&self, data_dir: &Path, address: SocketAddr) -> Result<PathBuf, StartError> {
         let path = data_dir.join(KUBECONFIG);
-        let text = kubeconfig::render(address, self.authority.certificate_pem(), &self.admin);
-        files::write_private_if_changed(&path, text.as_bytes())?;
+        let authority = self.authority.certificate_pem();
+        let present = files::read_if_present(&path).ok().flatten();
+        if !present.is_some_and(|text| kubeconfig::leads_here(&text, address, authority, &self.admin)) {
+            files::write_private(&path, kubeconfig::render(address, authority, &self.admin).as_bytes())?;
+        }
         Ok(path)
     }
 

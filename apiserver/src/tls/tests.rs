@@ -55,6 +55,23 @@ fn keys_and_kubeconfig_are_private_and_a_damaged_key_is_named() {
 }
 
 #[test]
+fn what_kubectl_config_wrote_into_the_kubeconfig_stays_while_it_leads_here() {
+    let directory = tempfile::tempdir().unwrap();
+    let identity = Identity::load_or_make(directory.path(), LOOPBACK, &[]).unwrap();
+    let write = |address: &str| {
+        let path = identity.write_kubeconfig(directory.path(), address.parse().unwrap()).unwrap();
+        (std::fs::read_to_string(&path).unwrap(), path)
+    };
+    let (text, path) = write("127.0.0.1:6443");
+    std::fs::write(&path, text.replace("namespace: default", "namespace: mine")).unwrap();
+    assert!(write("127.0.0.1:6443").0.contains("namespace: mine"));
+    let moved = write("127.0.0.1:644").0;
+    assert!(moved.contains("server: https://127.0.0.1:644\n") && !moved.contains("mine"), "{moved}");
+    std::fs::write(&path, text.replace("client-key-data: ", "client-key-data: AAAA")).unwrap();
+    assert!(write("127.0.0.1:6443").0 == text, "another key is replaced");
+}
+
+#[test]
 fn a_server_is_known_by_its_other_names_too() {
     let directory = tempfile::tempdir().unwrap();
     Identity::load_or_make(directory.path(), LOOPBACK, &[]).unwrap();
