@@ -12,6 +12,9 @@ use plan::cluster::ObjectKey;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+/// A key that is due later than this is looked at then, and waits on: no clock holds what users may write.
+const LONGEST_DELAY: Duration = Duration::from_hours(24);
+
 /// Keys by when they are due. Takes none while it is closed.
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
@@ -62,7 +65,7 @@ impl Queue {
 
     /// The key is due after `delay`, or before that if it already is.
     pub(crate) fn wake_in(&self, key: ObjectKey, delay: Duration) {
-        let at = Instant::now() + delay;
+        let at = Instant::now() + delay.min(LONGEST_DELAY);
         let mut state = self.lock();
         if !state.is_open {
             return;
@@ -188,6 +191,16 @@ mod tests {
         queue.wake_in(key("a"), Duration::from_mins(1));
         assert_eq!(queue.next().await, key("a"));
         assert_eq!(start.elapsed(), Duration::from_secs(5));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_time_beyond_all_clocks_is_looked_at_before_it_comes() {
+        let queue = open();
+        // A toleration says how many seconds, and may say 2^63-1.
+        queue.wake_in(key("a"), Duration::from_secs(i64::MAX.unsigned_abs()));
+        let begun = Instant::now();
+        assert_eq!(queue.next().await, key("a"));
+        assert_eq!(begun.elapsed(), LONGEST_DELAY);
     }
 
     #[tokio::test(start_paused = true)]

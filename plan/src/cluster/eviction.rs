@@ -60,7 +60,7 @@ impl SeenTaint {
         };
         let Some(seconds) = toleration.toleration_seconds else { return Verdict::Stays };
         let tolerated = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
-        match (self.since + tolerated).checked_sub(now.monotonic).filter(|left| !left.is_zero()) {
+        match self.since.saturating_add(tolerated).checked_sub(now.monotonic).filter(|left| !left.is_zero()) {
             Some(left) => Verdict::GoesIn(left),
             None => Verdict::Goes(taint_text(&self.taint)),
         }
@@ -142,6 +142,7 @@ mod tests {
         assert_eq!(at(110, &[tolerates("hot", Some(30))]), Verdict::GoesIn(Duration::from_secs(20)));
         assert_eq!(at(130, &[tolerates("hot", Some(30))]), Verdict::Goes("hot=very".to_owned()));
         assert_eq!(at(100, &[tolerates("hot", Some(-1))]), Verdict::Goes("hot=very".to_owned()), "no time at all");
+        assert!(matches!(at(100, &[tolerates("hot", Some(i64::MAX))]), Verdict::GoesIn(_)));
         let both = [tolerates("hot", Some(30)), tolerates("hot", None)];
         assert_eq!(at(110, &both), Verdict::GoesIn(Duration::from_secs(20)), "the first that matches counts");
     }
