@@ -45,13 +45,15 @@ impl Draft<'_> {
         status
     }
 
-    /// `ready` once more, for `kubectl wait --for=condition=Ready`; unknown while nobody hears of the guest. Its message says why the
-    /// guest does not run, so that nobody has to look elsewhere.
+    /// `ready` once more, for `kubectl wait --for=condition=Ready`; but false from when the guest is to stop, and unknown while nobody hears
+    /// of it. Its message says why the guest does not run, so that nobody has to look elsewhere.
     fn set_ready(&self, status: &mut OfflineVirtualMachineStatus, word: &str, vm: Option<&VirtualMachine>) {
         let (value, message) = match status.ready {
             true if word == NODE_LOST => {
                 ("Unknown", "the agent of its node is silent; the guest may still run there".to_owned())
             }
+            // Ready once more when its successor runs: that is what `kubectl wait` after a restart is for.
+            true if matches!(word, "Stopping" | "Terminating") => ("False", why_not(status, word, vm)),
             true => match vm.and_then(not_ready) {
                 Some(why) => ("False", why.message.clone().unwrap_or_else(|| "the guest stands still".to_owned())),
                 None => ("True", "the guest runs".to_owned()),

@@ -112,6 +112,7 @@ fn condition_ready_says_why_the_guest_does_not_run() {
         (with(Phase::Running, "Ready", "DiskFull", "disk root: no space"), "disk root: no space"),
         (world(Some(failing(2, OLD_UID, 15)), None), "the guest did not stay up for 10 s, 2 times in a row, and is"),
         (world(Some(on.clone()), Some(deleting(bound(vm(&on), "a", scheduled)))), "the guest is being stopped"),
+        (world(Some(on.clone()), Some(deleting(bound(vm(&on), "a", Phase::Running)))), "the guest is being stopped"),
     ];
     for (observed, expected) in cases {
         let status = settled_status(observed);
