@@ -57,12 +57,11 @@ impl Lobby {
         // What is in it is whole between any two statements.
         self.seated.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    fn take_out(&self, number: u64) -> Option<(u64, CancellationToken)> {
-        let mut seated = self.seated();
-        let index = seated.iter().position(|(seated, _)| *seated == number)?;
-        seated.remove(index)
-    }
+fn take_out(seated: &mut VecDeque<(u64, CancellationToken)>, number: u64) -> Option<(u64, CancellationToken)> {
+    let index = seated.iter().position(|(seated, _)| *seated == number)?;
+    seated.remove(index)
 }
 
 impl Guest {
@@ -73,15 +72,17 @@ impl Guest {
 
     /// The guest was heard of: others go first now.
     pub fn touch(&self) {
-        if let Some(seat) = self.lobby.take_out(self.number) {
-            self.lobby.seated().push_back(seat);
+        // Held over both: a newcomer in between would take the seat for a free one.
+        let mut seated = self.lobby.seated();
+        if let Some(seat) = take_out(&mut seated, self.number) {
+            seated.push_back(seat);
         }
     }
 
     /// The guest is known: it needs no seat any more.
     pub fn leave(&self) {
         self.has_left.store(true, Ordering::Relaxed);
-        drop(self.lobby.take_out(self.number));
+        drop(take_out(&mut self.lobby.seated(), self.number));
     }
 
     /// Whether the guest is known.
@@ -92,7 +93,7 @@ impl Guest {
 
 impl Drop for Guest {
     fn drop(&mut self) {
-        drop(self.lobby.take_out(self.number));
+        drop(take_out(&mut self.lobby.seated(), self.number));
     }
 }
 
@@ -129,5 +130,26 @@ mod tests {
         assert!(!is_out(&newcomer) && !is_out(&last), "who is gone has given its seat back");
         speaker.touch();
         assert_eq!(lobby.seated().len(), 2, "who is out gets no seat by speaking");
+    }
+
+    #[test]
+    fn there_are_no_more_seats_while_somebody_speaks() {
+        for round in 0..300 {
+            let lobby = Lobby::new(2);
+            let speaker = lobby.enter();
+            let speaks = AtomicBool::new(true);
+            let newcomers: Vec<Guest> = std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    while speaks.load(Ordering::Relaxed) {
+                        speaker.touch();
+                    }
+                });
+                let newcomers = (0..200).map(|_| lobby.enter()).collect();
+                speaks.store(false, Ordering::Relaxed);
+                newcomers
+            });
+            let seated = newcomers.iter().chain([&speaker]).filter(|guest| !is_out(guest)).count();
+            assert_eq!(seated, 2, "in round {round}");
+        }
     }
 }
