@@ -19,7 +19,7 @@ pub struct ImageFlags {
     #[arg(long, env = "OVM_IMAGE_STORE_LIMIT", value_name = "SIZE", value_parser = parse_size, global = true)]
     pub image_store_limit: Option<u64>,
     /// The largest disk that a pulled image may hold
-    #[arg(long, env = "OVM_IMAGE_SIZE_LIMIT", value_name = "SIZE", value_parser = parse_size, default_value = "1Ti", global = true)]
+    #[arg(long, env = "OVM_IMAGE_SIZE_LIMIT", value_name = "SIZE", value_parser = parse_size, default_value = PullSettings::DEFAULT_LIMIT, global = true)]
     pub image_size_limit: u64,
 }
 
@@ -31,7 +31,7 @@ impl From<ImageFlags> for ImageOptions {
 }
 
 /// A size as Kubernetes writes it: `50Gi`, `1.5Ti`, `1000000`.
-fn parse_size(text: &str) -> Result<u64, String> {
+pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     let bytes = Quantity(text.to_owned()).to_units().map_err(|error| error.to_string())?;
     if bytes > 0 { Ok(bytes) } else { Err("must be above 0".to_owned()) }
 }
@@ -50,6 +50,7 @@ mod tests {
             ("-1Gi", None),
             ("50 GB", None),
             ("", None),
+            (PullSettings::DEFAULT_LIMIT, Some(1 << 40)),
         ] {
             assert_eq!(parse_size(text).ok(), bytes, "{text}");
         }

@@ -43,8 +43,8 @@ pub struct PullSettings {
 }
 
 impl PullSettings {
-    /// The largest disk unless somebody says otherwise: 1 TiB.
-    pub const DEFAULT_LIMIT_BYTES: u64 = 1 << 40;
+    /// The largest disk unless somebody says otherwise, as Kubernetes writes a size.
+    pub const DEFAULT_LIMIT: &str = "1Ti";
 }
 
 /// How far a pull has come.
