@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use apiserver::{ApiServer, Mount, Options, User};
 use axum::Extension;
@@ -21,7 +21,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::harness::{Kubectl, Server};
+use crate::harness::{DEADLINE, Kubectl, Server};
 
 /// Connects as the administrator, or as nobody.
 async fn connect(server: &Server, kubectl: &Kubectl, as_admin: bool) -> TlsStream<TcpStream> {
@@ -128,10 +128,45 @@ async fn a_connection_ends_with_the_certificate_that_opened_it() {
     stream.write_all(head.as_bytes()).await.unwrap();
     let mut seen = Vec::new();
     // The end comes without TLS's own.
-    let end = tokio::time::timeout(crate::harness::DEADLINE, stream.read_to_end(&mut seen)).await;
+    let end = tokio::time::timeout(DEADLINE, stream.read_to_end(&mut seen)).await;
     assert!(end.is_ok(), "the watch outlives its certificate");
     let seen = String::from_utf8_lossy(&seen);
     assert!(seen.starts_with("HTTP/1.1 200") && seen.contains("kube-system"), "{seen}");
+}
+
+/// Asks on a connection that stays open, for what ends in `ok`.
+async fn ask_on(stream: &mut TlsStream<TcpStream>) {
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\nok") {
+        let read = tokio::time::timeout(DEADLINE, stream.read_buf(&mut answer)).await;
+        assert!(matches!(read, Ok(Ok(1..))), "{read:?} after {}", String::from_utf8_lossy(&answer));
+    }
+}
+
+#[tokio::test]
+async fn a_renewed_certificate_is_shown_to_new_connections_and_an_old_one_goes_on() {
+    let shown = |stream: &TlsStream<TcpStream>| stream.get_ref().1.peer_certificates().unwrap()[0].clone().into_owned();
+    let server = Server::start().await;
+    let kubectl = server.listen().await;
+    let first = shown(&connect(&server, &kubectl, true).await);
+    // What is lost is made anew as what ends soon is: at the daily look, which is in two seconds.
+    std::fs::remove_file(server.directory.path().join("data/pki/server.crt")).unwrap();
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_hours(24) - Duration::from_secs(2)).await;
+    tokio::time::resume();
+    let mut old = connect(&server, &kubectl, true).await;
+    assert_eq!(shown(&old), first);
+    ask_on(&mut old).await;
+    let begun = Instant::now();
+    let mut new = connect(&server, &kubectl, true).await;
+    while shown(&new) == first {
+        assert!(begun.elapsed() < DEADLINE, "new connections are shown the old certificate");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        new = connect(&server, &kubectl, true).await;
+    }
+    ask_on(&mut new).await;
+    ask_on(&mut old).await;
 }
 
 /// Set in the process below: the directory that it serves.

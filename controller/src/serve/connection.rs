@@ -167,6 +167,7 @@ async fn first_of(one: impl Future<Output = ()>, other: impl Future<Output = ()>
 mod tests {
     use axum::routing::post;
     use rustls::pki_types::ServerName;
+    use rustls::pki_types::pem::PemObject as _;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio_rustls::TlsConnector;
     use tokio_rustls::client::TlsStream;
@@ -174,43 +175,90 @@ mod tests {
     use super::super::tls::agent_client_config;
     use super::*;
 
-    #[tokio::test]
-    async fn strangers_that_say_nothing_do_not_block_the_webhook() {
-        let material = Material::make(jiff::Timestamp::now()).unwrap();
-        let config = Arc::new(agent_client_config(&material.client, &material.authorities[0]).unwrap());
+    struct Served {
+        address: std::net::SocketAddr,
+        shown: watch::Sender<Option<Arc<Material>>>,
+        cancel: CancellationToken,
+        server: tokio::task::JoinHandle<()>,
+    }
+
+    /// A server that answers `judged`.
+    async fn start(material: Material) -> Served {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (_shown, newest) = watch::channel(Some(Arc::new(material)));
+        let (shown, newest) = watch::channel(Some(Arc::new(material)));
         let router = Router::new().route("/validate", post(async || "judged"));
         let cancel = CancellationToken::new();
         let server = tokio::spawn({
             let cancel = cancel.clone();
             async move { serve(&listener, router, newest, TaskTracker::new(), cancel).await }
         });
-        let connect = async || -> TlsStream<TcpStream> {
-            let socket = TcpStream::connect(address).await.unwrap();
+        Served { address, shown, cancel, server }
+    }
+
+    impl Served {
+        /// A connection of a client that trusts the material's authority.
+        async fn connect(&self, material: &Material) -> TlsStream<TcpStream> {
+            let config = agent_client_config(&material.client, &material.authorities[0]).unwrap();
+            let socket = TcpStream::connect(self.address).await.unwrap();
             let name = ServerName::try_from("ovm-controller.kubevirt-system.svc").unwrap();
-            TlsConnector::from(Arc::clone(&config)).connect(name, socket).await.unwrap()
-        };
+            TlsConnector::from(Arc::new(config)).connect(name, socket).await.unwrap()
+        }
+
+        async fn end(self) {
+            self.cancel.cancel();
+            self.server.await.unwrap();
+        }
+    }
+
+    /// Asks, and leaves the connection open.
+    async fn ask(stream: &mut TlsStream<TcpStream>) {
+        let head = "POST /validate HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n";
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"judged") {
+            let read = tokio::time::timeout(Duration::from_secs(5), stream.read_buf(&mut answer)).await;
+            assert!(matches!(read, Ok(Ok(1..))), "{read:?} after {}", String::from_utf8_lossy(&answer));
+        }
+    }
+
+    fn is_shown(stream: &TlsStream<TcpStream>, material: &Material) -> bool {
+        let own = CertificateDer::from_pem_slice(material.serving.certificate.as_bytes()).unwrap();
+        stream.get_ref().1.peer_certificates().is_some_and(|shown| shown == [own])
+    }
+
+    #[tokio::test]
+    async fn strangers_that_say_nothing_do_not_block_the_webhook() {
+        let material = Material::make(jiff::Timestamp::now()).unwrap();
+        let served = start(material.clone()).await;
         let mut strangers = Vec::new();
         for _ in 0..STRANGERS {
-            strangers.push(connect().await);
+            strangers.push(served.connect(&material).await);
         }
-        let call = async {
-            let mut stream = connect().await;
-            let head = "POST /validate HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
-            stream.write_all(head.as_bytes()).await.unwrap();
-            let mut answer = Vec::new();
-            // The end may come without TLS's own.
-            let _ = stream.read_to_end(&mut answer).await;
-            String::from_utf8(answer).unwrap()
-        };
-        let answer = tokio::time::timeout(Duration::from_secs(5), call).await.expect("an answer at once");
-        assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("judged"), "{answer}");
+        ask(&mut served.connect(&material).await).await;
         let mut oldest = strangers.swap_remove(0);
         let end = tokio::time::timeout(Duration::from_secs(5), oldest.read(&mut [0])).await;
         assert!(matches!(end, Ok(Ok(0) | Err(_))), "the oldest makes room: {end:?}");
-        cancel.cancel();
-        server.await.unwrap();
+        served.end().await;
+    }
+
+    #[tokio::test]
+    async fn a_new_certificate_is_shown_to_new_connections_and_an_old_one_goes_on() {
+        let [first, second] = [(); 2].map(|()| Material::make(jiff::Timestamp::now()).unwrap());
+        let served = start(first.clone()).await;
+        let mut old = served.connect(&first).await;
+        ask(&mut old).await;
+        served.shown.send_replace(Some(Arc::new(second.clone())));
+        let mut new = served.connect(&second).await;
+        assert!(is_shown(&old, &first) && is_shown(&new, &second));
+        ask(&mut new).await;
+        ask(&mut old).await;
+        // One that cannot be shown takes the place of none.
+        let mut broken = first.clone();
+        broken.serving.key.clone_from(&second.client.key);
+        served.shown.send_replace(Some(Arc::new(broken)));
+        assert!(is_shown(&served.connect(&second).await, &second));
+        ask(&mut old).await;
+        served.end().await;
     }
 }
