@@ -40,6 +40,14 @@ impl SmallDisk {
         self.directory.path()
     }
 
+    /// Takes so many MiB.
+    ///
+    /// # Errors
+    /// When there are not as many.
+    pub fn take(&self, mebibytes: usize) -> Result<()> {
+        fs::write(self.filler(), vec![0_u8; mebibytes << 20]).context("take room on the disk")
+    }
+
     /// Takes all room that is left.
     ///
     /// # Errors
@@ -58,7 +66,7 @@ impl SmallDisk {
         }
     }
 
-    /// Gives back what [`Self::fill`] took.
+    /// Gives back what [`Self::take`] or [`Self::fill`] took.
     ///
     /// # Errors
     /// When it took nothing.

@@ -21,6 +21,9 @@ use tests::wait::wait_for;
 
 /// The server, libvirt's guests and their disks fit, and filling it takes no time.
 const SMALL_DISK_MIB: u32 = 48;
+/// More than the 1024 MiB that the doctor wants to see free; and what makes it less. Only what is taken costs memory.
+const WELL_ROOM_MIB: u32 = 1088;
+const TAKEN_MIB: usize = 96;
 /// One of these does not fit into what a full disk's files have to spare.
 const BIG_ANNOTATION: usize = 200 << 10;
 /// So many do not fit, however much they have to spare.
@@ -123,6 +126,58 @@ fn a_full_disk_is_told_in_one_line_and_all_goes_on_when_there_is_room() -> Resul
     stack.wait_for_phase(NAMESPACE, "stays", "Running")?;
     ensure!(stack.qemu(NAMESPACE, "stays")? == qemu, "the guest was restarted");
     Ok(())
+}
+
+#[test]
+fn a_node_says_what_ails_its_host_and_the_fix_until_it_is_mended() -> Result<()> {
+    const NAME: &str = "a_node_says_what_ails_its_host_and_the_fix_until_it_is_mended";
+    if let Some(reason) = why_unsupported() {
+        tests::programs::say_skipped(NAME, &reason);
+        return Ok(());
+    }
+    let disk = SmallDisk::mount(WELL_ROOM_MIB)?;
+    let mut stack = Stack::start_at(&disk.path().join("data"))?;
+    let (space, guests) = ("kubevirt.io/DiskSpace", "kubevirt.io/GuestsRunnable");
+    let well = wait_for_condition(&stack, space, "True")?;
+    wait_for_condition(&stack, guests, "True")?;
+
+    disk.take(TAKEN_MIB)?;
+    stack.libvirtd.stop_daemon(tests::libvirtd::Signal::Kill)?;
+    let data = stack.server.data().display().to_string();
+    let full = wait_for_condition(&stack, space, "False")?;
+    let said = full["message"].as_str().unwrap_or_default();
+    for part in [" MiB free below ", &data, "less than 1024 MiB", "ovm-agent image prune"] {
+        ensure!(said.contains(part), "it does not say {part:?}: {said}");
+    }
+    ensure!(full["reason"] == "CheckFailed", "its reason is {}", full["reason"]);
+    let gone = format!("libvirt at {} does not answer; journalctl -u libvirtd says why", stack.libvirtd.uri());
+    for (condition, words) in [(guests, gone.as_str()), ("Ready", "condition kubevirt.io/GuestsRunnable says what to do")] {
+        let found = wait_for_condition(&stack, condition, "False")?;
+        ensure!(found["message"].as_str().is_some_and(|said| said.contains(words)), "{condition}: {found}");
+    }
+    let described = stack.client.kubectl(&["describe", "nodes"])?;
+    let line = described.lines().find(|line| line.trim_start().starts_with(space)).context("it is not described")?;
+    ensure!(line.contains("False") && line.contains("CheckFailed") && line.contains(&data), "it prints {line}");
+
+    disk.make_room()?;
+    stack.libvirtd.start_daemon()?;
+    let mended = wait_for_condition(&stack, space, "True")?;
+    ensure!(mended["lastTransitionTime"] != well["lastTransitionTime"], "it has not changed since {well}");
+    for condition in [guests, "Ready"] {
+        wait_for_condition(&stack, condition, "True")?;
+    }
+    Ok(())
+}
+
+/// Waits until the one node has a condition that is so, and returns it.
+fn wait_for_condition(stack: &Stack, kind: &str, status: &str) -> Result<Value> {
+    wait_for(&format!("the node's condition {kind} is {status}"), DEADLINE, || {
+        let nodes = stack.client.get("/api/v1/nodes")?.context("nodes are served")?;
+        let conditions = nodes["items"][0]["status"]["conditions"].as_array().context("there are no conditions")?;
+        let found = conditions.iter().find(|one| one["type"] == kind).with_context(|| format!("of {conditions:?}"))?;
+        ensure!(found["status"] == status, "it is {found}");
+        Ok(found.clone())
+    })
 }
 
 #[test]

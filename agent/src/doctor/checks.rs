@@ -37,10 +37,7 @@ pub(super) async fn libvirt(connected: Result<&Libvirt, &ConnectError>) -> Findi
         }
         Ok(libvirt) => match libvirt.host_facts().await {
             Ok(host) => judge::versions(libvirt.uri(), host.libvirt, host.hypervisor),
-            Err(error) => Finding::bad(
-                chain(&error),
-                "journalctl -u libvirtd says why; guests do not notice systemctl restart libvirtd",
-            ),
+            Err(error) => Finding::bad(chain(&error), judge::RESTART_LIBVIRTD),
         },
     }
 }
@@ -48,13 +45,7 @@ pub(super) async fn libvirt(connected: Result<&Libvirt, &ConnectError>) -> Findi
 /// Whether a guest that names no machine type can be run, and as what.
 pub(super) async fn machine(libvirt: &Libvirt, emulation: Emulation) -> Finding {
     let hypervisor: Arc<dyn Hypervisor> = Arc::new(libvirt.clone());
-    match Capabilities::new(hypervisor, emulation).machine(None).await {
-        Ok(machine) => Finding::good(format!("q35 is {} of {}", machine.machine_type, machine.emulator.display())),
-        Err(error) => Finding::bad(
-            chain(&error),
-            "install qemu-system-x86; where there is no KVM, allow emulation with OVM_EMULATION=fallback",
-        ),
-    }
+    judge::machine(Capabilities::new(hypervisor, emulation).machine(None).await)
 }
 
 /// Room where disks are, or will be.

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use api::chain;
 use plan::node::Emulation;
 
 use super::Finding;
 use super::kvm::Kvm;
+use crate::hypervisor::{Machine, MachineError};
 use crate::libvirt::Version;
 
 /// Below these versions nothing was ever tested.
@@ -15,6 +17,31 @@ const OLDEST_QEMU: u32 = 8;
 const LEAST_SPACE_BYTES: u64 = 1 << 30;
 /// A start waits this long where the host's name does not resolve.
 const SLOW_NAME: Duration = Duration::from_secs(1);
+
+/// The fix of a libvirtd that does not do what it should.
+pub(super) const RESTART_LIBVIRTD: &str =
+    "journalctl -u libvirtd says why; guests do not notice systemctl restart libvirtd";
+
+/// A libvirt that does not answer.
+pub(super) fn silent(uri: &str) -> Finding {
+    Finding::bad(format!("libvirt at {uri} does not answer"), RESTART_LIBVIRTD)
+}
+
+/// How a guest that names no machine type is run.
+pub(super) fn machine(found: Result<Machine, MachineError>) -> Finding {
+    let error = match found {
+        Ok(machine) => {
+            return Finding::good(format!("q35 is {} of {}", machine.machine_type, machine.emulator.display()));
+        }
+        Err(error) => error,
+    };
+    let fix = match &error {
+        MachineError::NoAccelerator(_) => "ovm-agent doctor tries KVM, and says what it lacks",
+        MachineError::NoMachine { .. } => "install qemu-system-x86",
+        MachineError::Libvirt(_) => RESTART_LIBVIRTD,
+    };
+    Finding::bad(chain(&error), fix)
+}
 
 /// libvirt's version, and QEMU's.
 pub(super) fn versions(uri: &str, libvirt: Version, qemu: Option<Version>) -> Finding {
@@ -56,7 +83,10 @@ pub(super) fn kvm(kvm: &Kvm, emulation: Emulation) -> Finding {
 pub(super) fn space(directory: &str, free_bytes: u64) -> Finding {
     let seen = format!("{} MiB free below {directory}", free_bytes >> 20);
     if free_bytes < LEAST_SPACE_BYTES {
-        return Finding::bad(seen, "free space there: a guest whose disk cannot grow stands still");
+        return Finding::bad(
+            format!("{seen}, less than {} MiB", LEAST_SPACE_BYTES >> 20),
+            "a guest whose disk cannot grow stands still: free space there, perhaps with ovm-agent image prune",
+        );
     }
     Finding::good(seen)
 }
@@ -73,6 +103,8 @@ pub(super) fn host_name(name: &str, resolved: Option<Duration>) -> Finding {
 
 #[cfg(test)]
 mod tests {
+    use plan::node::{OfferedAccelerators, choose_accelerator};
+
     use super::*;
 
     const fn version(major: u32) -> Version {
@@ -110,7 +142,19 @@ mod tests {
 
     #[test]
     fn each_line_of_what_is_wrong_names_its_fix() {
-        assert!(space("/var/lib/ovm", 5).line("disk space").contains("free space there"));
+        assert!(
+            space("/var/lib/ovm", 5)
+                .line("disk space")
+                .contains("0 MiB free below /var/lib/ovm, less than 1024 MiB; a guest")
+        );
+        let offered = OfferedAccelerators { kvm: false, emulated: true };
+        let refused = choose_accelerator(Emulation::Never, offered).unwrap_err();
+        let line = machine(Err(MachineError::NoAccelerator(refused))).line("machine types");
+        assert!(line.contains("--emulation=fallback") && line.ends_with("says what it lacks"), "{line}");
+        let none = MachineError::NoMachine { machine: "q35".to_owned(), why: "no emulator".to_owned() };
+        assert!(machine(Err(none)).line("machine types").ends_with("no emulator; install qemu-system-x86"));
+        let gone = silent("qemu:///system").line("machine types");
+        assert!(gone.contains("qemu:///system does not answer; journalctl -u libvirtd"), "{gone}");
         assert!(host_name("h1", None).line("host name").contains("/etc/hosts"));
         assert_eq!(host_name("h1", Some(Duration::ZERO)).line("host name"), "ok    host name: h1 resolves");
     }

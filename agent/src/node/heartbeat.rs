@@ -23,7 +23,7 @@ use crate::objects::{ApiError, within};
 
 /// How often a Lease is renewed, and how long one renewal may take; it expires after 40 s.
 const INTERVAL: Duration = Duration::from_secs(10);
-/// How often the Node is written though nothing has changed.
+/// How often the Node is written though nothing of it has changed.
 const NODE_INTERVAL: Duration = Duration::from_mins(1);
 /// Architecture of the guests.
 const ARCH: &str = "x86_64";
@@ -44,9 +44,11 @@ pub(crate) struct Heartbeat {
 }
 
 /// What was written to the Node last.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Written {
     schedulable: bool,
+    /// Its conditions that are True, where the agent keeps the Node.
+    good: Vec<&'static str>,
     at: Instant,
 }
 
@@ -97,27 +99,31 @@ impl Heartbeat {
         }
         let healthy = self.libvirt.parked_calls() <= PARKED_CALLS_OF_A_HANG && self.libvirt.probe().await.is_ok();
         let schedulable = healthy && !self.host_stop.is_announced();
-        let is_current =
-            written.is_some_and(|last| last.schedulable == schedulable && last.at.elapsed() < NODE_INTERVAL);
-        if is_current {
-            return Ok(());
+        let is_due =
+            written.as_ref().is_none_or(|last| last.schedulable != schedulable || last.at.elapsed() >= NODE_INTERVAL);
+        if is_due {
+            if written.as_ref().is_some_and(|last| last.schedulable != schedulable) {
+                warn!(schedulable, libvirt_answers = healthy, "this node takes guests, or does so no more");
+            }
+            self.label_node(schedulable, healthy).await?;
         }
-        if written.is_some_and(|last| last.schedulable != schedulable) {
-            warn!(schedulable, libvirt_answers = healthy, "this node takes guests, or does so no more");
+        let mut good = Vec::new();
+        if let Some(facts) = &self.registers {
+            let observed = self.conditions.observe(&self.libvirt, healthy).await;
+            if is_due || written.as_ref().is_some_and(|last| last.good != observed.good) {
+                let checks = Some(observed.conditions);
+                register::write_status(&self.client, &self.node, facts, go_arch(), healthy, checks).await?;
+            }
+            good = observed.good;
         }
-        let machine_types = if healthy { self.libvirt.machine_types(ARCH).await.ok() } else { None };
-        self.write_node(schedulable, healthy, machine_types).await?;
-        *written = Some(Written { schedulable, at: Instant::now() });
+        let at = written.as_ref().filter(|_| !is_due).map_or_else(Instant::now, |last| last.at);
+        *written = Some(Written { schedulable, good, at });
         Ok(())
     }
 
-    /// Label, annotation and, where the agent keeps the Node, its condition.
-    async fn write_node(
-        &self,
-        schedulable: bool,
-        healthy: bool,
-        machine_types: Option<Vec<String>>,
-    ) -> Result<(), ApiError> {
+    /// Label and annotations.
+    async fn label_node(&self, schedulable: bool, healthy: bool) -> Result<(), ApiError> {
+        let machine_types = if healthy { self.libvirt.machine_types(ARCH).await.ok() } else { None };
         let nodes: Api<Node> = Api::all(self.client.clone());
         let now = Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default();
         let mut annotations = json!({names::HEARTBEAT_ANNOTATION: now.to_string()});
@@ -129,14 +135,7 @@ impl Heartbeat {
             "labels": {names::SCHEDULABLE_LABEL: schedulable.to_string()},
             "annotations": annotations,
         }}));
-        within("label the node", nodes.patch_metadata(&self.node, &PatchParams::default(), &patch)).await?;
-        match &self.registers {
-            Some(facts) => {
-                let checks = self.conditions.observe(&self.libvirt).await;
-                register::write_status(&self.client, &self.node, facts, go_arch(), healthy, Some(checks)).await
-            }
-            None => Ok(()),
-        }
+        within("label the node", nodes.patch_metadata(&self.node, &PatchParams::default(), &patch)).await.map(drop)
     }
 }
 

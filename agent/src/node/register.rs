@@ -153,7 +153,7 @@ fn node_status(facts: &NodeFacts, ready: bool, since: Option<Timestamp>, checks:
     let (status, reason, message) = if ready {
         ("True", "AgentReady", "the agent and libvirt answer")
     } else {
-        ("False", "LibvirtNotReady", "libvirt does not answer")
+        ("False", "LibvirtNotReady", "libvirt does not answer: condition kubevirt.io/GuestsRunnable says what to do")
     };
     let condition = json!({
         "type": "Ready", "status": status, "reason": reason, "message": message,
