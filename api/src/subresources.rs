@@ -12,12 +12,30 @@ use crate::names::{SUBRESOURCE_GROUP, VERSION};
 pub const SUBRESOURCES: [&str; 4] = ["console", "vnc", "test", "userdata"];
 /// What a connection from controller to agent is upgraded to: the bytes of the guest's channel, both ways, until either end closes.
 pub const AGENT_STREAM_PROTOCOL: &str = "ovm-stream";
+/// Which version of this project answers: what clients need of KubeVirt's `version.Info`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VersionInfo {
+    /// Such as `v0.1.0`.
+    pub git_version: String,
+}
+
 /// Kind of [`VirtualMachineUserData`].
 const USER_DATA_KIND: &str = "VirtualMachineUserData";
 
+/// The path of the API's discovery document.
+pub fn group_path() -> String {
+    format!("/apis/{SUBRESOURCE_GROUP}/{VERSION}")
+}
+
+/// The path of [`VersionInfo`], where KubeVirt's clients look for it.
+pub fn version_path() -> String {
+    format!("{}/version", group_path())
+}
+
 /// The path of a VM's subresource.
 pub fn path(namespace: &str, name: &str, subresource: &str) -> String {
-    format!("/apis/{SUBRESOURCE_GROUP}/{VERSION}/namespaces/{namespace}/virtualmachines/{name}/{subresource}")
+    format!("{}/namespaces/{namespace}/virtualmachines/{name}/{subresource}", group_path())
 }
 
 /// The path at which an agent serves a channel (`console` or `vnc`) of the guest of one VM object.
@@ -40,6 +58,13 @@ pub struct VirtualMachineUserData {
     /// Key `.dockerconfigjson` of each Secret that a registryDisk of the VM names to pull its image with, likewise.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub pull_secrets: BTreeMap<String, ByteString>,
+}
+
+impl VersionInfo {
+    /// That of the program which was built with this crate.
+    pub fn own() -> Self {
+        Self { git_version: format!("v{}", env!("CARGO_PKG_VERSION")) }
+    }
 }
 
 impl VirtualMachineUserData {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Drives the life of virtual machines.
 #[derive(Debug, Parser)]
@@ -87,7 +87,7 @@ pub(crate) enum Verb {
     /// Makes, lists and deletes the tokens with which hosts join as hypervisors
     #[command(subcommand)]
     Token(TokenVerb),
-    /// Prints the versions of this program and of the API server
+    /// Prints the versions of this program and of the ovm-controller or ovm-standalone that it works with
     Version(VersionArgs),
     /// Prints a script that completes commands in a shell
     Completion {
@@ -189,6 +189,18 @@ pub(crate) struct VersionArgs {
     /// Print the version of this program only; ask no server
     #[arg(long)]
     pub(crate) client: bool,
+    /// Form of the output [default: two lines]
+    #[arg(long, short = 'o', value_name = "FORM")]
+    pub(crate) output: Option<VersionForm>,
+}
+
+/// In which form versions are printed. kubectl's names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum VersionForm {
+    /// One object.
+    Json,
+    /// The same as YAML.
+    Yaml,
 }
 
 /// Reads kubectl's form of a time: 30s, 5m, 1h30m, 500ms, or a number of seconds.

@@ -89,8 +89,22 @@ pub(crate) enum Error {
     /// Ended by a signal, whose number this is.
     #[error("ended by signal {0}")]
     Signalled(u8),
-    #[error("cannot ask the API server for its version: {0}")]
+    #[error("cannot ask for the server's version: {0}")]
     Version(String),
+    #[error("cannot print the versions: {0}")]
+    PrintVersion(String),
+    #[error(
+        "the API server at {0} knows no subresources.kubevirt.io/v1alpha1: ovm-controller is not installed there (kubectl apply -k manifests/base)"
+    )]
+    NotInstalled(http::Uri),
+    #[error(
+        "ovm-controller or ovm-standalone at {0} does not tell its version: it is older than this program; upgrade it"
+    )]
+    OldServer(http::Uri),
+    #[error(
+        "the API server at {server} does not reach ovm-controller: {reason}; `kubectl get apiservice v1alpha1.subresources.kubevirt.io` says why"
+    )]
+    ControllerAway { server: http::Uri, reason: String },
     #[error("--ttl {0} s is not usable: give 1m or more, and at most a year")]
     Ttl(u64),
     #[error(transparent)]

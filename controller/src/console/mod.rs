@@ -1,5 +1,5 @@
-//! The subresource API `subresources.kubevirt.io/v1alpha1`: a guest's serial console and VNC over a websocket, and a VM's user data for its node's
-//! agent.
+//! The subresource API `subresources.kubevirt.io/v1alpha1`: a guest's serial console and VNC over a websocket, a VM's user data for its node's agent, and
+//! the version that answers.
 //!
 //! Who asks is settled in front of this: by the embedded API server, or by `serve` for a cluster's. Before the upgrade every answer is plain
 //! text, as clients of KubeVirt v0.5.0 expect it.
@@ -12,7 +12,7 @@ use api::chain;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use api::subresources::SUBRESOURCES;
+use api::subresources::{SUBRESOURCES, VersionInfo, group_path, version_path};
 use api::v1alpha1::{Phase, VirtualMachine};
 use axum::Router;
 use axum::body::Body;
@@ -28,8 +28,6 @@ use crate::error::api_message;
 
 /// Path of a VM's subresources.
 const VM_PATH: &str = "/apis/subresources.kubevirt.io/v1alpha1/namespaces/{namespace}/virtualmachines/{name}";
-/// Path of the version.
-const VERSION_PATH: &str = "/apis/subresources.kubevirt.io/v1alpha1";
 
 /// Who asks. Every request to [`router`] carries one as an extension.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -123,7 +121,8 @@ pub fn router(client: Client, guests: Arc<dyn GuestConsole>) -> Router {
         .route(&format!("{VM_PATH}/vnc"), get(vnc))
         .route(&format!("{VM_PATH}/userdata"), get(user_data::get))
         .route(&format!("{VM_PATH}/test"), get(StatusCode::OK))
-        .route(&format!("{VERSION_PATH}/test"), get(StatusCode::OK))
+        .route(&format!("{}/test", group_path()), get(StatusCode::OK))
+        .route(&version_path(), get(async || axum::Json(VersionInfo::own())))
         .with_state(Service { client, guests })
 }
 

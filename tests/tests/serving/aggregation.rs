@@ -55,11 +55,21 @@ fn console_and_display_go_through_the_api_server_to_whom_it_allows() -> Result<(
         return Ok(());
     }
     scenario(NAME, |world| {
+        wait_for("virtctl says that the controller is away", DEADLINE, || {
+            let said = world.admin().virtctl_fails(&["version"])?;
+            ensure!(
+                said.contains("does not reach ovm-controller: ") && said.contains("kubectl get apiservice"),
+                "{said}"
+            );
+            Ok(())
+        })?;
         let address = world.start_controller()?;
         let libvirtd = start_node(world)?;
         world.admin().create(&offline_machine("default", "talks", "serial", true))?;
         wait_until_running(world, "talks")?;
         let (editor, viewer) = (user(world, "editor")?, user(world, "viewer")?);
+        let told = viewer.virtctl(&["version"]).context("whoever has credentials may ask")?;
+        ensure!(told.contains("Server Version: v"), "virtctl version prints {told}");
         for role in ["edit", "view"] {
             let binding = ["create", "rolebinding", role, "-n", "default", "--clusterrole", role];
             let whom = if role == "edit" { "--user=editor" } else { "--user=viewer" };
