@@ -151,7 +151,9 @@ fn a_node_says_what_ails_its_host_and_the_fix_until_it_is_mended() -> Result<()>
     }
     ensure!(full["reason"] == "CheckFailed", "its reason is {}", full["reason"]);
     let gone = format!("libvirt at {} does not answer; journalctl -u libvirtd says why", stack.libvirtd.uri());
-    for (condition, words) in [(guests, gone.as_str()), ("Ready", "condition kubevirt.io/GuestsRunnable says what to do")] {
+    for (condition, words) in
+        [(guests, gone.as_str()), ("Ready", "condition kubevirt.io/GuestsRunnable says what to do")]
+    {
         let found = wait_for_condition(&stack, condition, "False")?;
         ensure!(found["message"].as_str().is_some_and(|said| said.contains(words)), "{condition}: {found}");
     }

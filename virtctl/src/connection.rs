@@ -2,15 +2,22 @@
 
 use std::time::Duration;
 
+use kube::client::ClientBuilder;
+use kube::client::retry::RetryPolicy;
 use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 use serde_json::json;
+use tower::buffer::BufferLayer;
+use tower::retry::RetryLayer;
 
 use crate::cli::ConnectionFlags;
 use crate::error::Error;
 
 /// Time to reach the server at all.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// More wait until one of these was taken.
+const REQUESTS_AT_A_TIME: usize = 64;
 
 /// An open client and what it was told.
 pub(crate) struct Connection {
@@ -27,12 +34,17 @@ impl Connection {
     /// # Errors
     /// No kubeconfig, one that cannot be read, or a flag that cannot be used.
     pub(crate) async fn open(flags: &ConnectionFlags) -> Result<Self, Error> {
-        let config = config(flags).await?;
+        let mut config = config(flags).await?;
         let namespace = config.default_namespace.clone();
         let server = config.cluster_url.clone();
         // A flag's file is not what the kubeconfig says.
         let authorities = config.root_cert.clone().filter(|_| flags.certificate_authority.is_none());
-        let client = Client::try_from(config).map_err(Error::Client)?;
+        // kube's own policy goes on for minutes, which is for programs that nobody waits for.
+        config.default_retry = false;
+        let client = ClientBuilder::try_from(config).map_err(Error::Client)?;
+        // To be sent anew a request needs a service that can be shared: the buffer.
+        let shared = client.with_layer(&BufferLayer::new(REQUESTS_AT_A_TIME));
+        let client = shared.with_layer(&RetryLayer::new(RetryPolicy::default())).build();
         Ok(Self { client, namespace, server, authorities })
     }
 

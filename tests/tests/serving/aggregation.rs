@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
@@ -56,7 +57,9 @@ fn console_and_display_go_through_the_api_server_to_whom_it_allows() -> Result<(
     }
     scenario(NAME, |world| {
         wait_for("virtctl says that the controller is away", DEADLINE, || {
+            let begun = Instant::now();
             let said = world.admin().virtctl_fails(&["version"])?;
+            ensure!(begun.elapsed() < DEADLINE, "it said so after {} s", begun.elapsed().as_secs());
             ensure!(
                 said.contains("does not reach ovm-controller: ") && said.contains("kubectl get apiservice"),
                 "{said}"
