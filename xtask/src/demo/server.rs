@@ -17,6 +17,8 @@ use crate::process;
 
 const PROGRAM: &str = "ovm-standalone";
 const PID_FILE: &str = "ovm-standalone.pid";
+/// Where the server itself writes its process id: people kill the demo's server to see what comes of it, and start it again by hand.
+const LOCK_FILE: &str = "apiserver.lock";
 /// The address, kept from one start to the next: it is in the kubeconfig that the user has exported.
 const LISTEN_FILE: &str = "listen";
 /// kube-apiserver's own port, and others for when that one is taken.
@@ -103,7 +105,8 @@ impl<'a> Server<'a> {
     }
 
     fn process(&self) -> Option<Noted> {
-        Noted::read(&self.state.file(PID_FILE), PROGRAM)
+        let data = self.state.data().join(LOCK_FILE);
+        [self.state.file(PID_FILE), data].iter().find_map(|file| Noted::read(file, PROGRAM))
     }
 
     fn kubectl(&self, arguments: &[&str]) -> Result<String> {
