@@ -11,7 +11,9 @@ use jiff::Timestamp;
 use kube::ResourceExt;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use plan::node::{EventType, GuestEvent, Look, NodePlan, Resumes, StatusWrite, Step, Trouble};
+use plan::node::{
+    EventType, GuestEvent, Look, NodePlan, Resumes, StartAnswer, StartNote, StatusWrite, Step, Trouble, note_of_start,
+};
 use tracing::{info, warn};
 use uuid::Uuid;
 
@@ -251,31 +253,37 @@ impl GuestWorker {
         // The look once more: the journal may have waited for a slow disk.
         let permit = self.looker.context.host_stop.permit().filter(|_| has_fresh_look(seen));
         let Some(permit) = permit else {
-            // libvirt was asked for nothing, so the guest has never run, and the journal is not to say that it may have.
-            self.looker.context.journal.forget(uid).await?;
+            self.note_start(uid, StartAnswer::NotMade, None).await?;
             return Err(StepError::Changed);
         };
         let started = self.looker.context.hypervisor.change(uuid, DomainChange::Start).await;
         drop(permit);
-        if let Err(error) = &started
-            && error.is_outcome_unknown()
-        {
-            warn!(error = chain(error), "the start has no known outcome");
-            return Err(failed(error.reason(), error));
-        }
-        // The call is over: nothing of it can fire later (S6).
-        let found = self.looker.context.hypervisor.find(&self.looker.domain_name).await.ok().flatten();
-        let run_id = found.and_then(|domain| domain.id);
-        match &started {
-            // It came to nothing, so the guest has never run. libvirt's own reason does not say so where it refused before it began: that stays `unknown`.
-            Err(error) if !error.is_wrong_state() && run_id.is_none() => {
-                self.looker.context.journal.forget(uid).await?;
+        let answer = match &started {
+            Ok(()) => StartAnswer::Started,
+            Err(error) if error.is_outcome_unknown() => {
+                warn!(error = chain(error), "the start has no known outcome");
+                StartAnswer::Unknown
             }
-            _ => self.looker.context.journal.settle(uid, run_id).await?,
+            Err(error) if error.is_wrong_state() => StartAnswer::NotOff,
+            Err(_) => StartAnswer::Refused,
+        };
+        if answer != StartAnswer::Unknown {
+            let found = self.looker.context.hypervisor.find(&self.looker.domain_name).await.ok().flatten();
+            self.note_start(uid, answer, found.and_then(|domain| domain.id)).await?;
+            self.memory.panic_seen = false;
+            self.looker.context.started.notify_one();
         }
-        self.memory.panic_seen = false;
-        self.looker.context.started.notify_one();
         Ok(started?)
+    }
+
+    /// Writes to the journal what a start call left. `run_id`: the run of the domain that was seen after it.
+    async fn note_start(&self, uid: &str, answer: StartAnswer, run_id: Option<u32>) -> Result<(), StepError> {
+        let journal = &self.looker.context.journal;
+        match note_of_start(answer, run_id.is_some()) {
+            StartNote::Settle => Ok(journal.settle(uid, run_id).await?),
+            StartNote::Forget => Ok(journal.forget(uid).await?),
+            StartNote::Keep => Ok(()),
+        }
     }
 
     /// S6: after this no earlier start call can take effect.

@@ -24,6 +24,7 @@ mod orphans;
 mod processes;
 mod renewal;
 mod start;
+mod start_answer;
 mod status;
 mod step;
 mod stop;
@@ -46,4 +47,5 @@ pub use observed::{
 pub use orphans::{OrphanFacts, OrphanVerdict, plan_orphans};
 pub use processes::{GuestRun, ProcVerdict, judge_processes};
 pub use renewal::{next_lifetime, renewal_pause, renewal_time};
+pub use start_answer::{StartAnswer, StartNote, note_of_start};
 pub use step::{EventType, FinalState, GuestEvent, Look, NodePlan, Report, StatusWrite, Step};

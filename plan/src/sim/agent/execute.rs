@@ -12,7 +12,7 @@ use super::super::reach::Milestone;
 use super::super::world::{CallError, Fate, World};
 use super::{AgentFate, LateFate, Memory, PullFate, StartFate, observe};
 use crate::cluster::ObjectKey;
-use crate::node::{FetchState, ImageFetch, ShutOffReason, Step, VmFacts};
+use crate::node::{FetchState, ImageFetch, ShutOffReason, StartAnswer, StartNote, Step, VmFacts, note_of_start};
 
 /// What became of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -216,7 +216,7 @@ fn start(world: &mut World, node: &str, key: &ObjectKey, uid: &str, fate: AgentF
             if let Some(domain) = host.domains.get_mut(key) {
                 domain.reason = ShutOffReason::Failed;
             }
-            host.journal.remove(uid);
+            note_start(host, uid, key, StartAnswer::Refused, None);
             world.hit(Milestone::StartFailed);
             return Outcome::Failed;
         }
@@ -231,12 +231,24 @@ fn start(world: &mut World, node: &str, key: &ObjectKey, uid: &str, fate: AgentF
         return Outcome::Failed;
     }
     let run_id = host.domains.get(key).and_then(|domain| domain.run_id);
-    if let Some(start) = journal(host, uid, key).start.as_mut() {
-        start.settled = true;
-        start.run_id = run_id;
-    }
+    note_start(host, uid, key, StartAnswer::Started, run_id);
     world.hit(Milestone::GuestStarted);
     Outcome::Done
+}
+
+fn note_start(host: &mut Host, uid: &str, key: &ObjectKey, answer: StartAnswer, run_id: Option<u32>) {
+    match note_of_start(answer, run_id.is_some()) {
+        StartNote::Settle => {
+            if let Some(start) = journal(host, uid, key).start.as_mut() {
+                start.settled = true;
+                start.run_id = run_id;
+            }
+        }
+        StartNote::Forget => {
+            host.journal.remove(uid);
+        }
+        StartNote::Keep => {}
+    }
 }
 
 fn call_libvirt(world: &mut World, node: &str, key: &ObjectKey, step: &Step, fate: AgentFate) -> Outcome {
