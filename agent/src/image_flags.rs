@@ -31,7 +31,7 @@ impl From<ImageFlags> for ImageOptions {
 }
 
 /// A size as Kubernetes writes it: `50Gi`, `1.5Ti`, `1000000`.
-pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
+fn parse_size(text: &str) -> Result<u64, String> {
     let bytes = Quantity(text.to_owned()).to_units().map_err(|error| error.to_string())?;
     if bytes > 0 { Ok(bytes) } else { Err("must be above 0".to_owned()) }
 }
@@ -50,7 +50,7 @@ mod tests {
             ("-1Gi", None),
             ("50 GB", None),
             ("", None),
-            (PullSettings::DEFAULT_LIMIT, Some(1 << 40)),
+            (PullSettings::DEFAULT_LIMIT, Some(PullSettings::DEFAULT_LIMIT_BYTES)),
         ] {
             assert_eq!(parse_size(text).ok(), bytes, "{text}");
         }

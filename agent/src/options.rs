@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 use plan::node::Emulation;
 
-use crate::image_flags::parse_size;
 use crate::images::PullSettings;
 use crate::metrics::Telemetry;
 use crate::registry::DEFAULT_REGISTRIES_DIR;
@@ -54,8 +53,7 @@ pub struct ImageOptions {
 impl Default for ImageOptions {
     fn default() -> Self {
         let registries_dir = DEFAULT_REGISTRIES_DIR.into();
-        let limit_bytes = parse_size(PullSettings::DEFAULT_LIMIT).expect("the default is a size");
-        let pull = PullSettings { registries_dir, limit_bytes };
+        let pull = PullSettings { registries_dir, limit_bytes: PullSettings::DEFAULT_LIMIT_BYTES };
         Self { pull, store_limit_bytes: None }
     }
 }

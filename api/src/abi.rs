@@ -14,8 +14,6 @@ use thiserror::Error;
 use crate::names::ABI_RESET_ANNOTATION;
 use crate::v1alpha1::{AbiDevice, AbiRecord, AbiStatus};
 
-/// Longest value of a label.
-const LABEL_LIMIT: usize = 63;
 /// Names of OfflineVirtualMachines up to this long are part of their records' names as they are; a name may have 253 characters.
 const NAME_LIMIT: usize = 220;
 /// Bytes of a hash that make a cut name unique, in hex.
@@ -155,7 +153,7 @@ pub fn record_name(ovm: &str, revision: i64) -> String {
 
 /// Value of label [`crate::names::ABI_OF_LABEL`] on the records of an OfflineVirtualMachine: its name, or what stands for a long one.
 pub fn record_label(ovm: &str) -> String {
-    shortened(ovm, LABEL_LIMIT)
+    shortened(ovm, crate::names::LABEL_LIMIT)
 }
 
 /// The name, or its beginning and a hash of all of it.

@@ -9,6 +9,9 @@ pub const API_VERSION: &str = "kubevirt.io/v1alpha1";
 /// API group of the streaming subresources (console, vnc).
 pub const SUBRESOURCE_GROUP: &str = "subresources.kubevirt.io";
 
+/// Longest value of a label, and name part of its key, in bytes: Kubernetes' rule.
+pub const LABEL_LIMIT: usize = 63;
+
 /// Finalizer on every VirtualMachine: removed by the node's agent once the domain is gone, by the controller if it was never bound.
 pub const VM_FINALIZER: &str = "foregroundDeleteVirtualMachine";
 /// Finalizer on every OfflineVirtualMachine that has ever had a VirtualMachine: removed by the controller.

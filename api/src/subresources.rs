@@ -12,6 +12,9 @@ use crate::names::{SUBRESOURCE_GROUP, VERSION};
 pub const SUBRESOURCES: [&str; 4] = ["console", "vnc", "test", "userdata"];
 /// What a connection from controller to agent is upgraded to: the bytes of the guest's channel, both ways, until either end closes.
 pub const AGENT_STREAM_PROTOCOL: &str = "ovm-stream";
+/// Kind of [`VirtualMachineUserData`].
+const USER_DATA_KIND: &str = "VirtualMachineUserData";
+
 /// Which version of this project answers: what clients need of KubeVirt's `version.Info`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -19,9 +22,6 @@ pub struct VersionInfo {
     /// Such as `v0.1.0`.
     pub git_version: String,
 }
-
-/// Kind of [`VirtualMachineUserData`].
-const USER_DATA_KIND: &str = "VirtualMachineUserData";
 
 /// The path of the API's discovery document.
 pub fn group_path() -> String {

@@ -43,7 +43,9 @@ pub struct PullSettings {
 }
 
 impl PullSettings {
-    /// The largest disk unless somebody says otherwise, as Kubernetes writes a size.
+    /// The largest disk unless somebody says otherwise: 1 TiB.
+    pub const DEFAULT_LIMIT_BYTES: u64 = 1 << 40;
+    /// The same as Kubernetes writes a size, for a flag's default.
     pub const DEFAULT_LIMIT: &str = "1Ti";
 }
 

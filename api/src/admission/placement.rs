@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{NodeAffinity, NodeSelectorRequirement, NodeSelectorTerm, Toleration};
 
 use super::{Faults, is_dns_subdomain};
+use crate::names::LABEL_LIMIT;
 use crate::v1alpha1::{ResourceRequirements, TemplateMetadata, VirtualMachineSpec};
 
 /// Operators of a requirement over a node's labels.
@@ -18,8 +19,6 @@ const TOLERATION_OPERATORS: &[&str] = &["Equal", "Exists"];
 const EFFECTS: &[&str] = &["NoSchedule", "PreferNoSchedule", "NoExecute"];
 /// Resources that a guest can ask for. Names with a domain are other programs' and let through, as for pods.
 const RESOURCES: &[&str] = &["memory", "cpu"];
-/// Kubernetes' limit on a label's value, and on the name part of its key.
-const LABEL_LIMIT: usize = 63;
 
 /// Rules over a VirtualMachine's spec.
 pub(super) fn spec(spec: &VirtualMachineSpec, path: &str, faults: &mut Faults) {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use api::names::LABEL_LIMIT;
 use api::v1alpha1::Phase;
 use jiff::Timestamp;
 
@@ -13,9 +14,6 @@ use super::{
 
 /// A start that libvirt is still making is looked at again after this time, should its event be lost.
 const STARTING_RECHECK: Duration = Duration::from_secs(2);
-
-/// The API takes no longer label; a Node's name may have 253 characters.
-const LONGEST_LABEL: usize = 63;
 
 /// A libvirt that did not answer is asked again after this time. An answer of `unknown` may have been one slow call, for which no event comes.
 const LIBVIRT_RETRY: Duration = Duration::from_secs(5);
@@ -144,7 +142,8 @@ impl<'a> Guest<'a> {
             steps.push(Step::Record(GuestEvent::normal(&vm.uid, "Started", "VM started.")));
         }
         let node = self.observed.node_name.as_str();
-        if vm.node_label.as_deref() != Some(node) && node.len() <= LONGEST_LABEL {
+        // A Node's name may have 253 characters.
+        if vm.node_label.as_deref() != Some(node) && node.len() <= LABEL_LIMIT {
             steps.push(Step::SetNodeLabel { uid: vm.uid.clone() });
         }
         NodePlan { steps, report: Report::new("Running", ""), ..NodePlan::default() }
