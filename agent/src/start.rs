@@ -16,7 +16,7 @@ use tracing::{info, warn};
 
 use crate::consoles::Consoles;
 use crate::disks::DiskStore;
-use crate::doctor::NodeConditions;
+use crate::doctor::NodeChecks;
 use crate::guest::NodeDisks;
 use crate::hostfs::{Directory, FileError};
 use crate::hypervisor::{Capabilities, Hypervisor};
@@ -176,7 +176,7 @@ impl Agent {
             node: options.node_name.clone(),
             libvirt: libvirt.clone(),
             registers,
-            conditions: NodeConditions::new(options.data_dir.clone(), options.emulation),
+            checks: NodeChecks::new(options.data_dir.clone(), options.emulation),
             host_stop: Arc::clone(&host_stop),
         };
         let data_dir = options.data_dir.clone();

@@ -11,7 +11,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use clap::Args;
-pub(crate) use conditions::NodeConditions;
+pub(crate) use conditions::{NodeCheck, NodeChecks};
 use plan::node::Emulation;
 
 use crate::AgentOptions;

@@ -17,7 +17,7 @@ use tracing::{info, warn};
 
 use super::HostStop;
 use super::register::{self, NodeFacts};
-use crate::doctor::NodeConditions;
+use crate::doctor::NodeChecks;
 use crate::libvirt::Libvirt;
 use crate::objects::{ApiError, within};
 
@@ -38,7 +38,7 @@ pub(crate) struct Heartbeat {
     /// Set where the agent keeps the Node itself.
     pub(crate) registers: Option<NodeFacts>,
     /// What the Node is told of the host beside that.
-    pub(crate) conditions: NodeConditions,
+    pub(crate) checks: NodeChecks,
     /// Whether the host is shutting down: then the node takes no more guests.
     pub(crate) host_stop: Arc<HostStop>,
 }
@@ -47,8 +47,8 @@ pub(crate) struct Heartbeat {
 #[derive(Clone, Debug)]
 struct Written {
     schedulable: bool,
-    /// Its conditions that are True, where the agent keeps the Node.
-    good: Vec<&'static str>,
+    /// The checks that passed, where the agent keeps the Node. What they say beside that, such as how much room there is, changes all the time.
+    passed: Vec<&'static str>,
     at: Instant,
 }
 
@@ -59,7 +59,7 @@ impl Heartbeat {
     /// If the API is away or refuses; [`Heartbeat::run`] goes on trying.
     pub(crate) async fn register(&self) -> Result<(), ApiError> {
         match &self.registers {
-            Some(facts) => register::register(&self.client, &self.node, facts, go_arch()).await,
+            Some(facts) => register::register(&self.client, &self.node, facts).await,
             None => Ok(()),
         }
     }
@@ -107,17 +107,16 @@ impl Heartbeat {
             }
             self.label_node(schedulable, healthy).await?;
         }
-        let mut good = Vec::new();
+        let mut passed = Vec::new();
         if let Some(facts) = &self.registers {
-            let observed = self.conditions.observe(&self.libvirt, healthy).await;
-            if is_due || written.as_ref().is_some_and(|last| last.good != observed.good) {
-                let checks = Some(observed.conditions);
-                register::write_status(&self.client, &self.node, facts, go_arch(), healthy, checks).await?;
+            let checks = self.checks.make(&self.libvirt, healthy).await;
+            passed = checks.iter().filter(|check| check.is_good).map(|check| check.condition).collect();
+            if is_due || written.as_ref().is_some_and(|last| last.passed != passed) {
+                register::write_status(&self.client, &self.node, facts, healthy, Some(&checks)).await?;
             }
-            good = observed.good;
         }
         let at = written.as_ref().filter(|_| !is_due).map_or_else(Instant::now, |last| last.at);
-        *written = Some(Written { schedulable, good, at });
+        *written = Some(Written { schedulable, passed, at });
         Ok(())
     }
 
@@ -160,15 +159,6 @@ fn ticks() -> Interval {
     let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks
-}
-
-/// The architecture in Kubernetes' words.
-fn go_arch() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    }
 }
 
 #[cfg(test)]

@@ -3,17 +3,20 @@
 use api::names;
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Namespace, Node};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use k8s_openapi::api::core::v1::{Namespace, Node, NodeCondition};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
 use kube::Client;
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
+use crate::doctor::NodeCheck;
 use crate::libvirt::HostFacts;
 use crate::objects::{ApiError, within};
 
 /// Where kubelets' Leases are.
 pub(crate) const NODE_LEASES: &str = "kube-node-lease";
+/// The condition that every Node has.
+const READY: &str = "Ready";
 /// As kubelets' Leases have it.
 const NODE_LEASE_SECONDS: i32 = 40;
 
@@ -24,6 +27,8 @@ pub struct NodeFacts {
     pub memory_kib: u64,
     /// Processors.
     pub cpus: u32,
+    /// Architecture, in Kubernetes' words.
+    pub architecture: String,
     /// Version of libvirt's daemon.
     pub libvirt: String,
     /// `PRETTY_NAME` of the host's os-release, such as `Debian GNU/Linux 12 (bookworm)`.
@@ -46,6 +51,7 @@ impl NodeFacts {
         Self {
             memory_kib: host.memory_kib,
             cpus: host.cpus,
+            architecture: go_arch().to_owned(),
             libvirt: host.libvirt.to_string(),
             os_image: release.iter().find_map(|text| pretty_name(text)).unwrap_or_default(),
             kernel: line("/proc/sys/kernel/osrelease"),
@@ -56,6 +62,15 @@ impl NodeFacts {
     }
 }
 
+/// This program's architecture in Kubernetes' words.
+fn go_arch() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
 /// `PRETTY_NAME` of an os-release file: <https://www.freedesktop.org/software/systemd/man/latest/os-release.html>.
 fn pretty_name(release: &str) -> Option<String> {
     let value = release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="))?;
@@ -63,11 +78,11 @@ fn pretty_name(release: &str) -> Option<String> {
 }
 
 /// Makes the Node if it is missing, and brings its labels, taint and facts up to date.
-pub(super) async fn register(client: &Client, node: &str, facts: &NodeFacts, arch: &str) -> Result<(), ApiError> {
+pub(super) async fn register(client: &Client, node: &str, facts: &NodeFacts) -> Result<(), ApiError> {
     const REGISTER: &str = "register the node";
     let nodes: Api<Node> = Api::all(client.clone());
     let labels = json!({
-        "kubernetes.io/hostname": node, "kubernetes.io/arch": arch, "kubernetes.io/os": "linux",
+        "kubernetes.io/hostname": node, "kubernetes.io/arch": facts.architecture, "kubernetes.io/os": "linux",
         names::REGISTERED_BY_LABEL: names::REGISTERED_BY_AGENT,
     });
     if within(REGISTER, nodes.get_metadata_opt(node)).await?.is_none() {
@@ -80,7 +95,7 @@ pub(super) async fn register(client: &Client, node: &str, facts: &NodeFacts, arc
         let patch = Patch::Merge(json!({"metadata": {"labels": labels}}));
         within(REGISTER, nodes.patch_metadata(node, &PatchParams::default(), &patch)).await?;
     }
-    write_status(client, node, facts, arch, true, None).await
+    write_status(client, node, facts, true, None).await
 }
 
 /// Writes facts, condition Ready, and the conditions of the node's own checks; `None` leaves those as they are.
@@ -88,32 +103,60 @@ pub(super) async fn write_status(
     client: &Client,
     node: &str,
     facts: &NodeFacts,
-    arch: &str,
     ready: bool,
-    checks: Option<Vec<Value>>,
+    checks: Option<&[NodeCheck]>,
 ) -> Result<(), ApiError> {
     let nodes: Api<Node> = Api::all(client.clone());
     let before = within("read the node", nodes.get(node)).await?;
-    let since = ready_since(&before, ready);
-    let checks = checks.unwrap_or_else(|| checks_of(&before));
-    let mut patch = node_status(facts, ready, since, checks, Timestamp::now());
-    patch["status"]["nodeInfo"]["architecture"] = arch.into();
-    patch["status"]["addresses"] = json!([{"type": "Hostname", "address": node}]);
-    within("report the node", nodes.patch_status(node, &PatchParams::default(), &Patch::Merge(patch))).await.map(drop)
+    let before = before.status.and_then(|status| status.conditions).unwrap_or_default();
+    let conditions = conditions(&before, ready, checks, Timestamp::now());
+    let patch = Patch::Merge(node_status(node, facts, &conditions));
+    within("report the node", nodes.patch_status(node, &PatchParams::default(), &patch)).await.map(drop)
 }
 
-/// The conditions of a Node beside Ready.
-fn checks_of(node: &Node) -> Vec<Value> {
-    let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    conditions.filter(|condition| condition.type_ != "Ready").map(|condition| json!(condition)).collect()
+/// Condition Ready, and that of each check; where no checks were made, the others are as before.
+fn conditions(
+    before: &[NodeCondition],
+    ready: bool,
+    checks: Option<&[NodeCheck]>,
+    now: Timestamp,
+) -> Vec<NodeCondition> {
+    let (reason, message) = if ready {
+        ("AgentReady", "the agent and libvirt answer")
+    } else {
+        ("LibvirtNotReady", "libvirt does not answer: condition kubevirt.io/GuestsRunnable says what to do")
+    };
+    let ready = condition(before, (READY, ready), reason, message, now);
+    let of_check = |check: &NodeCheck| {
+        let reason = if check.is_good { "CheckPassed" } else { "CheckFailed" };
+        condition(before, (check.condition, check.is_good), reason, &check.message, now)
+    };
+    let others: Vec<_> = match checks {
+        None => before.iter().filter(|condition| condition.type_ != READY).cloned().collect(),
+        Some(checks) => checks.iter().map(of_check).collect(),
+    };
+    std::iter::once(ready).chain(others).collect()
 }
 
-/// Since when condition Ready has been what it is now, if it was so before.
-fn ready_since(node: &Node, ready: bool) -> Option<Timestamp> {
-    let conditions = node.status.as_ref()?.conditions.as_ref()?;
-    let before = conditions.iter().find(|condition| condition.type_ == "Ready")?;
-    let same = before.status == if ready { "True" } else { "False" };
-    before.last_transition_time.as_ref().filter(|_| same).map(|time| time.0)
+/// A condition as it is now. It keeps the time since when it is that, also across restarts of the agent.
+fn condition(
+    before: &[NodeCondition],
+    (type_, is_true): (&str, bool),
+    reason: &str,
+    message: &str,
+    now: Timestamp,
+) -> NodeCondition {
+    let status = if is_true { "True" } else { "False" };
+    let now = Some(Time(Timestamp::from_second(now.as_second()).unwrap_or(now)));
+    let same = before.iter().find(|condition| condition.type_ == type_ && condition.status == status);
+    NodeCondition {
+        type_: type_.to_owned(),
+        status: status.to_owned(),
+        reason: Some(reason.to_owned()),
+        message: Some(message.to_owned()),
+        last_transition_time: same.and_then(|condition| condition.last_transition_time.clone()).or_else(|| now.clone()),
+        last_heartbeat_time: now,
+    }
 }
 
 /// Renews the Lease by which Kubernetes itself sees that a node lives.
@@ -141,68 +184,59 @@ pub(crate) async fn renew_node_lease(client: &Client, node: &str) -> Result<(), 
 
 /// The Node's status. No pod fits: there is no kubelet to run one. In place of a kubelet's version stands the agent's, and of a container
 /// runtime libvirt's.
-fn node_status(facts: &NodeFacts, ready: bool, since: Option<Timestamp>, checks: Vec<Value>, now: Timestamp) -> Value {
+fn node_status(node: &str, facts: &NodeFacts, conditions: &[NodeCondition]) -> Value {
     let resources = json!({"memory": format!("{}Ki", facts.memory_kib), "cpu": facts.cpus.to_string(), "pods": "0"});
     let info = json!({
-        "operatingSystem": "linux", "osImage": facts.os_image, "kernelVersion": facts.kernel,
+        "operatingSystem": "linux", "architecture": facts.architecture, "osImage": facts.os_image, "kernelVersion": facts.kernel,
         "bootID": facts.boot_id, "machineID": facts.machine_id, "systemUUID": facts.system_uuid,
         "containerRuntimeVersion": format!("libvirt://{}", facts.libvirt),
         "kubeletVersion": concat!("v", env!("CARGO_PKG_VERSION"), "+ovm"), "kubeProxyVersion": "",
     });
-    let now = Timestamp::from_second(now.as_second()).unwrap_or(now);
-    let (status, reason, message) = if ready {
-        ("True", "AgentReady", "the agent and libvirt answer")
-    } else {
-        ("False", "LibvirtNotReady", "libvirt does not answer: condition kubevirt.io/GuestsRunnable says what to do")
-    };
-    let condition = json!({
-        "type": "Ready", "status": status, "reason": reason, "message": message,
-        "lastHeartbeatTime": now, "lastTransitionTime": since.unwrap_or(now),
-    });
-    let conditions: Vec<Value> = std::iter::once(condition).chain(checks).collect();
-    json!({"status": {"capacity": resources, "allocatable": resources, "nodeInfo": info, "conditions": conditions}})
+    json!({"status": {
+        "capacity": resources, "allocatable": resources, "nodeInfo": info,
+        "addresses": [{"type": "Hostname", "address": node}], "conditions": conditions,
+    }})
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn facts() -> NodeFacts {
-        NodeFacts { memory_kib: 1024, cpus: 2, libvirt: "11.3.0".to_owned(), ..NodeFacts::default() }
-    }
-
     #[test]
     fn a_registered_node_has_room_for_guests_and_none_for_pods() {
-        let status = node_status(&facts(), true, None, Vec::new(), Timestamp::UNIX_EPOCH);
+        let facts = NodeFacts { memory_kib: 1024, cpus: 2, libvirt: "11.3.0".to_owned(), ..NodeFacts::default() };
+        let status = node_status("n1", &facts, &[]);
         let allocatable = &status["status"]["allocatable"];
         assert_eq!(
             (&allocatable["memory"], &allocatable["cpu"], &allocatable["pods"]),
             (&json!("1024Ki"), &json!("2"), &json!("0"))
         );
         assert_eq!(status["status"]["nodeInfo"]["containerRuntimeVersion"], "libvirt://11.3.0");
-        let down = node_status(&facts(), false, None, Vec::new(), Timestamp::UNIX_EPOCH);
-        assert_eq!(down["status"]["conditions"][0]["status"], "False");
     }
 
     #[test]
-    fn ready_keeps_the_time_of_its_last_change() {
+    fn each_condition_keeps_the_time_of_its_last_change() {
         let at = |second| Timestamp::from_second(second).unwrap();
-        let mut node = Node::default();
-        for (ready, now, changed) in [(true, 100, 100), (true, 160, 100), (false, 220, 220), (false, 280, 220)] {
-            let status = node_status(&facts(), ready, ready_since(&node, ready), Vec::new(), at(now));
-            node = serde_json::from_value(status).unwrap();
-            assert!(checks_of(&node).is_empty());
-            let ready = &node.status.as_ref().unwrap().conditions.as_ref().unwrap()[0];
-            let times = [&ready.last_heartbeat_time, &ready.last_transition_time].map(|time| time.as_ref().unwrap().0);
-            assert_eq!(times, [at(now), at(changed)]);
+        let mut known = Vec::new();
+        for (is_good, now, changed) in [(true, 100, 100), (true, 160, 100), (false, 220, 220), (false, 280, 220)] {
+            let space = NodeCheck { condition: "kubevirt.io/DiskSpace", is_good, message: format!("seen at {now}") };
+            known = conditions(&known, is_good, Some(&[space]), at(now));
+            assert_eq!(known.len(), 2);
+            for condition in &known {
+                assert_eq!(condition.status, if is_good { "True" } else { "False" });
+                let times = [&condition.last_heartbeat_time, &condition.last_transition_time];
+                assert_eq!(times.map(|time| time.as_ref().unwrap().0), [at(now), at(changed)]);
+            }
+            assert_eq!(known[1].message.as_deref(), Some(format!("seen at {now}").as_str()));
         }
     }
 
     #[test]
-    fn what_the_checks_said_outlives_a_restart_of_the_agent() {
-        let space = json!({"type": "kubevirt.io/DiskSpace", "status": "False", "message": "0 MiB free"});
-        let status = node_status(&facts(), true, None, vec![space.clone()], Timestamp::UNIX_EPOCH);
-        assert_eq!(checks_of(&serde_json::from_value(status).unwrap()), [space]);
+    fn what_the_checks_said_stays_until_they_are_made_again() {
+        let space = NodeCheck { condition: "kubevirt.io/DiskSpace", is_good: false, message: "0 MiB free".to_owned() };
+        let before = conditions(&[], true, Some(&[space]), Timestamp::UNIX_EPOCH);
+        let after = conditions(&before, false, None, Timestamp::from_second(60).unwrap());
+        assert_eq!((after[0].status.as_str(), &after[1..]), ("False", &before[1..]));
     }
 
     #[test]
