@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures::future::join_all;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
@@ -37,13 +38,16 @@ impl Finder {
         found.unwrap_or_else(|| Err(FindError::Silent { path: path.to_owned() }))
     }
 
-    /// The roots, with links resolved. None: one of them does not answer.
-    pub(super) async fn resolved(&self) -> Option<Vec<PathBuf>> {
-        let roots = self.roots.clone();
-        // No volume has this path.
-        self.in_turn("", move || roots.resolved()).await
+    /// The roots, with links resolved: those that are there, and whose file systems answer.
+    pub(super) async fn resolved(&self) -> Vec<PathBuf> {
+        let looks = self.roots.paths().iter().map(|root| async move {
+            let sought = root.clone();
+            self.in_turn(&root.to_string_lossy(), move || sought.canonicalize().ok()).await
+        });
+        join_all(looks).await.into_iter().flatten().flatten().collect()
     }
 
+    /// None: there is no answer in time.
     async fn in_turn<T: Send + 'static>(&self, path: &str, look: impl FnOnce() -> T + Send + 'static) -> Option<T> {
         let turns = {
             let mut all = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
@@ -71,7 +75,7 @@ mod tests {
     const SOON: Duration = Duration::from_millis(300);
 
     #[tokio::test]
-    async fn a_file_system_that_does_not_answer_is_told_and_costs_one_thread() {
+    async fn a_file_system_that_does_not_answer_is_told_and_costs_one_thread_a_path() {
         let directory = tempfile::tempdir().unwrap();
         let (silent, good) = (directory.path().join("silent"), directory.path().join("good"));
         for root in [&silent, &good] {
@@ -79,14 +83,15 @@ mod tests {
         }
         std::fs::write(good.join("disk.img"), [0; 512]).unwrap();
         let Some(_silent) = SilentMount::at(&silent) else { return };
-        let finder = Finder::new(VolumeRoots::new(&[silent.clone(), good.clone()]).unwrap(), SOON);
-        let volume = silent.join("volume");
+        let finder = Finder::new(VolumeRoots::new(&[silent.join("root"), good.clone()]).unwrap(), SOON);
+        let volume = silent.join("root/volume");
         for _ in 0..3 {
             let error = finder.find(volume.to_str().unwrap()).await.unwrap_err();
             assert!(error.to_string().contains("does not answer"), "{error}");
         }
         assert!(finder.find(good.to_str().unwrap()).await.is_ok(), "others are not concerned");
+        assert_eq!(finder.resolved().await, [good.canonicalize().unwrap()]);
         let waits = finder.turns.lock().unwrap().values().filter(|turns| Arc::strong_count(turns) > 1).count();
-        assert_eq!(waits, 1, "one thread");
+        assert_eq!(waits, 2, "one thread for the volume, and one for its root");
     }
 }

@@ -121,8 +121,8 @@ impl DiskStore {
         self.inner.vms.path()
     }
 
-    /// The volume roots, with links resolved: where else disks of VMs may be. None: the file system of one does not answer.
-    pub async fn volume_roots(&self) -> Option<Vec<PathBuf>> {
+    /// The volume roots, with links resolved: where else disks of VMs may be. Those that are there, and whose file systems answer.
+    pub async fn volume_roots(&self) -> Vec<PathBuf> {
         self.inner.roots.resolved().await
     }
 

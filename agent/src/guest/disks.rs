@@ -75,8 +75,8 @@ pub trait GuestDisks: Send + Sync + 'static {
     /// The VMs that have disks here.
     fn list(&self) -> BoxFuture<'_, Result<Vec<Uuid>, DiskTrouble>>;
 
-    /// Where the disks and logs of a domain may lie. None: the file system of a volume root does not answer.
-    fn allowed_paths<'a>(&'a self, emulator: &'a Path, with_volumes: bool) -> BoxFuture<'a, Option<AllowedPaths>>;
+    /// Where the disks and logs of a domain may lie.
+    fn allowed_paths<'a>(&'a self, emulator: &'a Path, with_volumes: bool) -> BoxFuture<'a, AllowedPaths>;
 
     /// Where a VM's serial output is copied to.
     fn console_log(&self, uid: Uuid) -> PathBuf;
@@ -181,17 +181,17 @@ impl GuestDisks for NodeDisks {
         .boxed()
     }
 
-    fn allowed_paths<'a>(&'a self, emulator: &'a Path, with_volumes: bool) -> BoxFuture<'a, Option<AllowedPaths>> {
+    fn allowed_paths<'a>(&'a self, emulator: &'a Path, with_volumes: bool) -> BoxFuture<'a, AllowedPaths> {
         async move {
-            let roots = if with_volumes { self.store.volume_roots().await? } else { Vec::new() };
+            let roots = if with_volumes { self.store.volume_roots().await } else { Vec::new() };
             let mut disk_dirs = vec![self.store.path().to_owned(), self.store.images().path().to_owned()];
             disk_dirs.extend(roots.iter().cloned());
-            Some(AllowedPaths {
+            AllowedPaths {
                 disk_dirs,
                 block_devices: roots,
                 log_dirs: vec![self.store.path().to_owned()],
                 emulator: emulator.to_owned(),
-            })
+            }
         }
         .boxed()
     }

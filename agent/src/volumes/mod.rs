@@ -97,9 +97,9 @@ impl VolumeRoots {
         }
     }
 
-    /// Directories and devices that volumes may be in, with links resolved: those that are there.
-    pub fn resolved(&self) -> Vec<PathBuf> {
-        self.roots.iter().filter_map(|root| root.canonicalize().ok()).collect()
+    /// Directories and devices that volumes may be in, as they were given.
+    pub fn paths(&self) -> &[PathBuf] {
+        &self.roots
     }
 
     /// The disk of the volume at `path`. Waits for files.

@@ -475,7 +475,7 @@ impl GuestDisks for FakeDisks {
         .boxed()
     }
 
-    fn allowed_paths<'a>(&'a self, emulator: &'a Path, _: bool) -> BoxFuture<'a, Option<AllowedPaths>> {
+    fn allowed_paths<'a>(&'a self, emulator: &'a Path, _: bool) -> BoxFuture<'a, AllowedPaths> {
         let disks = vec![PathBuf::from("/disks")];
         let allowed = AllowedPaths {
             disk_dirs: disks.clone(),
@@ -483,7 +483,7 @@ impl GuestDisks for FakeDisks {
             log_dirs: disks,
             emulator: emulator.to_owned(),
         };
-        async { Some(allowed) }.boxed()
+        async { allowed }.boxed()
     }
 
     fn console_log(&self, uid: Uuid) -> PathBuf {
